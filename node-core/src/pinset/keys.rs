@@ -1,0 +1,204 @@
+//! Keys of the tables: big-endian numbers, texts ended by NUL, CIDs as they are (they carry their length), and a slot
+//! to the end. So the order of keys is the order of their parts, and every key reads back without ambiguity.
+
+use crate::{Cid, NodeId, PinKey, Timestamp};
+use crate::{Namespace, pinset::view::KvError};
+
+/// The one row of [`super::Table::Meta`] that belongs to the pinset.
+pub const HEADER: &[u8] = b"header";
+
+/// Key in `Pins`.
+pub fn pin(key: &PinKey) -> Vec<u8> {
+    let mut out = namespace(&key.namespace);
+    out.extend_from_slice(&key.cid.to_bytes());
+    out.extend_from_slice(key.slot.as_bytes());
+    out
+}
+
+/// What all keys of a namespace begin with, in `Pins`.
+pub fn namespace(namespace: &Namespace) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    text(&mut out, namespace.as_str());
+    out
+}
+
+/// Reads a key of `Pins` back.
+pub fn read_pin(key: &[u8]) -> Result<PinKey, KvError> {
+    let (namespace, rest) = read_text(key)?;
+    let (cid, slot) = read_cid(rest)?;
+    Ok(PinKey {
+        namespace: read_namespace(namespace)?,
+        cid,
+        slot: utf8(slot)?.to_owned(),
+    })
+}
+
+/// Key in `CidPins`.
+pub fn cid_pin(key: &PinKey) -> Vec<u8> {
+    let mut out = key.cid.to_bytes();
+    text(&mut out, key.namespace.as_str());
+    out.extend_from_slice(key.slot.as_bytes());
+    out
+}
+
+/// Reads a key of `CidPins` back.
+pub fn read_cid_pin(key: &[u8]) -> Result<PinKey, KvError> {
+    let (cid, rest) = read_cid(key)?;
+    let (namespace, slot) = read_text(rest)?;
+    Ok(PinKey {
+        namespace: read_namespace(namespace)?,
+        cid,
+        slot: utf8(slot)?.to_owned(),
+    })
+}
+
+/// Key in `Placements`, `Everywhere` and `Unsettled`.
+pub fn cid(cid: &Cid) -> Vec<u8> {
+    cid.to_bytes()
+}
+
+/// Reads such a key back.
+pub fn read_whole_cid(key: &[u8]) -> Result<Cid, KvError> {
+    Cid::from_bytes(key).map_err(|error| KvError(format!("a key in the state is damaged: {error}")))
+}
+
+/// Key in `ByNode`.
+pub fn by_node(node: NodeId, cid: &Cid) -> Vec<u8> {
+    let mut out = node.0.to_be_bytes().to_vec();
+    out.extend_from_slice(&cid.to_bytes());
+    out
+}
+
+/// Key in `Nodes`, and what all keys of a node begin with in `ByNode`.
+pub fn node(node: NodeId) -> Vec<u8> {
+    node.0.to_be_bytes().to_vec()
+}
+
+/// Reads the CID of a key in `ByNode`.
+pub fn read_by_node(key: &[u8]) -> Result<Cid, KvError> {
+    read_whole_cid(key.get(4..).unwrap_or_default())
+}
+
+/// Key in `ByName`.
+pub fn by_name(key: &PinKey, name: &str) -> Vec<u8> {
+    let mut out = namespace(&key.namespace);
+    text(&mut out, name);
+    tail(out, key)
+}
+
+/// What the keys of all names that begin with `prefix` begin with, in `ByName`.
+pub fn name_prefix(of: &Namespace, prefix: &str) -> Vec<u8> {
+    let mut out = namespace(of);
+    out.extend_from_slice(prefix.as_bytes());
+    out
+}
+
+/// Key in `ByMetadata`.
+pub fn by_metadata(key: &PinKey, name: &str, value: &str) -> Vec<u8> {
+    tail(metadata_pair(&key.namespace, name, value), key)
+}
+
+/// What the keys of all pins with this pair begin with, in `ByMetadata`.
+pub fn metadata_pair(of: &Namespace, name: &str, value: &str) -> Vec<u8> {
+    let mut out = namespace(of);
+    text(&mut out, name);
+    text(&mut out, value);
+    out
+}
+
+/// Key in `ByCreated`.
+pub fn by_created(key: &PinKey, created: Timestamp) -> Vec<u8> {
+    tail(created_from(&key.namespace, created), key)
+}
+
+/// Where the pins created at or after a time begin, in `ByCreated`.
+pub fn created_from(of: &Namespace, created: Timestamp) -> Vec<u8> {
+    let mut out = namespace(of);
+    out.extend_from_slice(&created.as_millis().to_be_bytes());
+    out
+}
+
+/// Reads the pin of a key in `ByName` (`texts` = 1), `ByMetadata` (2) or, after eight bytes of time, `ByCreated` (0).
+pub fn read_indexed(key: &[u8], texts: usize, numbers: usize) -> Result<PinKey, KvError> {
+    let (namespace, mut rest) = read_text(key)?;
+    for _ in 0..texts {
+        rest = read_text(rest)?.1;
+    }
+    let rest = rest.get(8 * numbers..).ok_or_else(damaged)?;
+    let (cid, slot) = read_cid(rest)?;
+    Ok(PinKey {
+        namespace: read_namespace(namespace)?,
+        cid,
+        slot: utf8(slot)?.to_owned(),
+    })
+}
+
+/// Key in `ByExpiry`.
+pub fn by_expiry(key: &PinKey, at: Timestamp) -> Vec<u8> {
+    let mut out = at.as_millis().to_be_bytes().to_vec();
+    out.extend_from_slice(&pin(key));
+    out
+}
+
+/// Reads a key of `ByExpiry` back.
+pub fn read_by_expiry(key: &[u8]) -> Result<(Timestamp, PinKey), KvError> {
+    let (time, rest) = key.split_first_chunk::<8>().ok_or_else(damaged)?;
+    Ok((Timestamp::from_millis(u64::from_be_bytes(*time)), read_pin(rest)?))
+}
+
+/// Key in `RequestTimes`.
+pub fn request_time(time: Timestamp, id: &str) -> Vec<u8> {
+    let mut out = time.as_millis().to_be_bytes().to_vec();
+    out.extend_from_slice(id.as_bytes());
+    out
+}
+
+/// Key in `Changes`, and anything else kept by one number.
+pub fn number(number: u64) -> Vec<u8> {
+    number.to_be_bytes().to_vec()
+}
+
+/// Reads such a key back.
+pub fn read_number(key: &[u8]) -> Result<u64, KvError> {
+    Ok(u64::from_be_bytes(key.try_into().map_err(|_| damaged())?))
+}
+
+/// The first key behind all keys that begin with `prefix`; none when there is no such key.
+pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut out = prefix[..=last].to_vec();
+    out[last] += 1;
+    Some(out)
+}
+
+fn tail(mut out: Vec<u8>, key: &PinKey) -> Vec<u8> {
+    out.extend_from_slice(&key.cid.to_bytes());
+    out.extend_from_slice(key.slot.as_bytes());
+    out
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+    out.push(0);
+}
+
+fn read_text(key: &[u8]) -> Result<(&[u8], &[u8]), KvError> {
+    let end = key.iter().position(|byte| *byte == 0).ok_or_else(damaged)?;
+    Ok((&key[..end], &key[end + 1..]))
+}
+
+fn read_cid(key: &[u8]) -> Result<(Cid, &[u8]), KvError> {
+    Cid::read(key).map_err(|error| KvError(format!("a key in the state is damaged: {error}")))
+}
+
+fn read_namespace(bytes: &[u8]) -> Result<Namespace, KvError> {
+    Namespace::new(utf8(bytes)?).map_err(|error| KvError(format!("a key in the state is damaged: {error}")))
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, KvError> {
+    std::str::from_utf8(bytes).map_err(|_| damaged())
+}
+
+fn damaged() -> KvError {
+    KvError("a key in the state is damaged: it ends too early or is no text".into())
+}

@@ -1,0 +1,29 @@
+//! The replicated state: its tables, and the one function that changes them.
+//!
+//! [`apply`] is deterministic: the same batches in the same order give the same rows on every peer. It reads no clock
+//! and makes no choice; the leader put time and plans into the batch, and applying checks that they still fit.
+
+mod apply;
+mod codec;
+mod command_codec;
+mod demand;
+mod invariants;
+pub mod keys;
+mod members;
+mod memory;
+mod read;
+mod records;
+mod view;
+
+pub use apply::{CHANGES_KEPT, EXPIRE_LIMIT_MAX, Effects, REQUESTS_KEPT_FOR, apply};
+pub use codec::{decode_change, decode_node, decode_peer, decode_pin, decode_placement};
+pub use command_codec::{decode_requests, decode_results, encode_requests, encode_results};
+pub use demand::{Demand, demand};
+pub use invariants::check_invariants;
+pub use members::{FIRST_RAFT_ID, NODES_MAX, PEERS_MAX, TOKENS_MAX};
+pub use memory::MemoryKv;
+pub use read::{
+    changes_after, find_node, header, next_expiry, node, nodes, nodes_of_peer, peer, peers, pin, pins_of, placement,
+};
+pub use records::{Change, ChangeKind, Header, Settings, Unsettled};
+pub use view::{KvError, KvRead, KvWrite, Table, Visit};
