@@ -1,0 +1,188 @@
+//! One generation of the state.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use node_core::pinset::{KvError, KvRead, Table, Visit};
+use parking_lot::Mutex;
+use rocksdb::{Cache, ColumnFamily, DBRawIteratorWithThreadMode, DBWithThreadMode, ReadOptions, SingleThreaded};
+use rocksdb::{DBAccess, SnapshotWithThreadMode};
+
+use super::options::{self, StateOptions};
+use crate::StoreError;
+use crate::files;
+
+pub(super) type Rocks = DBWithThreadMode<SingleThreaded>;
+
+/// One generation of the state. It lives as long as a reader holds it, also when a snapshot has replaced it.
+pub struct StateDb {
+    /// `None` only while it is dropped.
+    rocks: Option<Rocks>,
+    folder: PathBuf,
+    generation: u64,
+    doomed: AtomicBool,
+    /// Where to begin reading the to-do: everything before it is deleted, and crossing the marks of deleted rows costs
+    /// as much as crossing rows. New rows have larger keys always.
+    pub(super) todo_floor: Mutex<Vec<u8>>,
+}
+
+/// A consistent view of all tables.
+struct StateView<'a> {
+    db: &'a StateDb,
+    snapshot: SnapshotWithThreadMode<'a, Rocks>,
+}
+
+impl StateDb {
+    pub(super) fn open(
+        folder: &Path,
+        generation: u64,
+        options: &StateOptions,
+        cache: &Cache,
+    ) -> Result<Self, StoreError> {
+        let rocks = Rocks::open_cf_descriptors(&options::database(options), folder, options::tables(options, cache))?;
+        check_atomic_flush(folder)?;
+        Ok(Self::new(rocks, folder, generation))
+    }
+
+    /// Opens a checkpoint for reading only.
+    pub(crate) fn open_checkpoint(folder: &Path) -> Result<Self, StoreError> {
+        let options = StateOptions {
+            block_cache_bytes: 1 << 20,
+            ..StateOptions::default()
+        };
+        let cache = options::cache(&options);
+        let mut database = options::database(&options);
+        database.create_if_missing(false);
+        database.create_missing_column_families(false);
+        let tables = options::tables(&options, &cache);
+        let rocks = Rocks::open_cf_descriptors_read_only(&database, folder, tables, false)?;
+        Ok(Self::new(rocks, folder, 0))
+    }
+
+    fn new(rocks: Rocks, folder: &Path, generation: u64) -> Self {
+        Self {
+            rocks: Some(rocks),
+            folder: folder.to_owned(),
+            generation,
+            doomed: AtomicBool::new(false),
+            todo_floor: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(super) fn rocks(&self) -> &Rocks {
+        self.rocks.as_ref().expect("it is taken out only while it is dropped")
+    }
+
+    pub(super) fn table(&self, table: Table) -> &ColumnFamily {
+        self.rocks().cf_handle(table.name()).expect("all tables were opened")
+    }
+
+    /// Which generation this is; each installed snapshot makes a new one.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Its folder is removed when the last reader lets go of it.
+    pub(super) fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    /// Reads from one consistent snapshot of all tables. Blocking, as every read here.
+    pub fn read_view<R>(&self, read: impl FnOnce(&dyn KvRead) -> R) -> R {
+        read(&StateView {
+            db: self,
+            snapshot: self.rocks().snapshot(),
+        })
+    }
+
+    pub(super) fn rows(&self, table: Table, end: Option<&[u8]>) -> DBRawIteratorWithThreadMode<'_, Rocks> {
+        self.rocks().raw_iterator_cf_opt(self.table(table), bounds(end))
+    }
+}
+
+impl Drop for StateDb {
+    fn drop(&mut self) {
+        drop(self.rocks.take());
+        if self.doomed.load(Ordering::Acquire) {
+            files::remove_folder_later(self.folder.clone());
+        }
+    }
+}
+
+impl KvRead for StateDb {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.rocks().get_cf(self.table(table), key).map_err(failed)
+    }
+
+    fn scan(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), KvError> {
+        walk(self.rows(table, end), start, visit)
+    }
+}
+
+impl KvRead for StateView<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.snapshot.get_cf(self.db.table(table), key).map_err(failed)
+    }
+
+    fn scan(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), KvError> {
+        walk(
+            self.snapshot.raw_iterator_cf_opt(self.db.table(table), bounds(end)),
+            start,
+            visit,
+        )
+    }
+}
+
+pub(super) fn failed(error: rocksdb::Error) -> KvError {
+    KvError(format!("RocksDB: {error}"))
+}
+
+fn bounds(end: Option<&[u8]>) -> ReadOptions {
+    let mut read = ReadOptions::default();
+    // Read-ahead grows by itself with the length of the scan, so a short one does not pay for a long one.
+    read.set_auto_readahead_size(true);
+    if let Some(end) = end {
+        read.set_iterate_upper_bound(end);
+    }
+    read
+}
+
+fn walk<D: DBAccess>(
+    mut rows: DBRawIteratorWithThreadMode<'_, D>,
+    start: &[u8],
+    visit: Visit<'_>,
+) -> Result<(), KvError> {
+    rows.seek(start);
+    while let Some((key, value)) = rows.item() {
+        if !visit(key, value) {
+            return Ok(());
+        }
+        rows.next();
+    }
+    rows.status().map_err(failed)
+}
+
+/// Looks into the options that RocksDB wrote down when it opened the database: a state whose tables are not flushed
+/// together is lost at the first crash, and nothing else would tell.
+fn check_atomic_flush(folder: &Path) -> Result<(), StoreError> {
+    let latest = files::names(folder)?
+        .into_iter()
+        .rfind(|name| name.starts_with("OPTIONS-") && !name.ends_with("dbtmp"));
+    let Some(latest) = latest else {
+        return Err(StoreError::Corrupt(format!(
+            "{}: RocksDB wrote no OPTIONS file",
+            folder.display()
+        )));
+    };
+    let path = folder.join(latest);
+    let text = fs::read_to_string(&path).map_err(StoreError::io(&path))?;
+    if text.lines().any(|line| line.trim() == "atomic_flush=true") {
+        Ok(())
+    } else {
+        Err(StoreError::Corrupt(format!(
+            "{}: the tables are not flushed together",
+            path.display()
+        )))
+    }
+}
