@@ -1,0 +1,139 @@
+//! The seam between Pinfleet and whatever holds the blocks.
+
+use async_trait::async_trait;
+use node_core::{Cid, PinMode};
+
+use crate::Error;
+
+/// How far a pin has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Blocks fetched or found on the node.
+    pub blocks: u64,
+    /// Their bytes. Kubo reports them from 0.40 on; 0 before.
+    pub bytes: u64,
+}
+
+impl Progress {
+    /// Whether anything has moved since `earlier`.
+    pub fn is_beyond(self, earlier: Self) -> bool {
+        self.blocks > earlier.blocks || self.bytes > earlier.bytes
+    }
+}
+
+/// Takes the progress of one call whenever it has grown. It is called from the task that reads the answer, so it must be
+/// cheap and must not block.
+pub type ProgressSink<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+
+/// Who a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its libp2p peer ID. It may be of any key type, so it stays a text.
+    pub peer_id: String,
+    /// Multiaddrs at which other nodes reach it.
+    pub addresses: Vec<String>,
+    /// What it calls itself, for example `kubo/0.43.0`.
+    pub agent: String,
+}
+
+/// How full a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RepoStat {
+    /// Bytes its repository takes.
+    pub used_bytes: u64,
+    /// Bytes it is configured to take; none when there is no limit. The limit is soft: Kubo collects garbage at it and
+    /// goes on.
+    pub max_bytes: Option<u64>,
+}
+
+impl RepoStat {
+    /// Bytes it may still take; none when there is no limit.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.max_bytes.map(|max| max.saturating_sub(self.used_bytes))
+    }
+}
+
+/// What a node holds after [`IpfsNode::pin_add`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Added {
+    /// Recursive, though direct was asked for, when it was held so already: recursive includes direct.
+    pub held: PinMode,
+    /// The last progress seen.
+    pub progress: Progress,
+}
+
+/// What became of [`IpfsNode::pin_update`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Updated {
+    /// The new CID is held recursively.
+    Done(Progress),
+    /// The old one is not held recursively, so there is nothing to start from: pin the new one from scratch.
+    SourceNotPinned,
+}
+
+/// How a node holds a CID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Held {
+    /// Pinned with everything below it.
+    Recursive,
+    /// The one block is pinned.
+    Direct,
+    /// It lies below another recursive pin, and goes when that one goes.
+    Indirect,
+}
+
+impl Held {
+    /// Whether this is enough for a pin of `mode`.
+    pub fn satisfies(self, mode: PinMode) -> bool {
+        match self {
+            Self::Recursive => true,
+            Self::Direct => mode == PinMode::Direct,
+            Self::Indirect => false,
+        }
+    }
+}
+
+/// What became of [`IpfsNode::swarm_connect`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Connected {
+    /// How many origins the node is connected to now.
+    pub connected: usize,
+    /// Why the others failed; each message names its origin.
+    pub failures: Vec<Error>,
+}
+
+/// A node that holds blocks: a Kubo daemon, an embedded node, or a simulated one.
+///
+/// Every call ends by itself, and dropping its future cancels it on the node too.
+#[async_trait]
+pub trait IpfsNode: Send + Sync {
+    /// Who are you; the cheapest proof of life.
+    async fn id(&self) -> Result<Identity, Error>;
+
+    /// The version of what runs there.
+    async fn version(&self) -> Result<String, Error>;
+
+    /// How full it is. Never counts objects, which would read the whole repository.
+    async fn repo_stat(&self) -> Result<RepoStat, Error>;
+
+    /// Fetches what is missing and holds it. May take days as long as it moves.
+    ///
+    /// Kubo drops an existing recursive pin first, walks the whole graph, and pins again: when that is cut in between, the
+    /// content is not pinned any more. So ask [`IpfsNode::pin_ls`] first wherever it may be pinned already.
+    async fn pin_add(&self, cid: &Cid, mode: PinMode, progress: ProgressSink<'_>) -> Result<Added, Error>;
+
+    /// Holds `to` recursively, fetching only what `from` lacks, and goes on holding `from`.
+    ///
+    /// Kubo tells nothing until it is done, so this has a time limit where [`IpfsNode::pin_add`] has none. What was fetched
+    /// until then stays, so after a stalled update `pin_add` goes on where it ended.
+    async fn pin_update(&self, from: &Cid, to: &Cid, progress: ProgressSink<'_>) -> Result<Updated, Error>;
+
+    /// Lets go of a pin, recursive or direct. False: there was none, which is as good.
+    async fn pin_rm(&self, cid: &Cid) -> Result<bool, Error>;
+
+    /// How it is held.
+    async fn pin_ls(&self, cid: &Cid) -> Result<Option<Held>, Error>;
+
+    /// Connects to nodes that have some content.
+    async fn swarm_connect(&self, origins: &[String]) -> Connected;
+}
