@@ -1,0 +1,105 @@
+//! Asks a node how it is.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster_kubo::{Error, Identity, RepoStat};
+use node_core::{ErrorClass, Timestamp};
+use tokio::time::Instant;
+
+use crate::driver::Context;
+
+/// What the last questions brought.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Health {
+    pub reachable: bool,
+    pub error: Option<(ErrorClass, String)>,
+    pub identity: Option<Identity>,
+    pub stat: Option<RepoStat>,
+    pub version: Option<String>,
+    pub probed_at: Option<Timestamp>,
+}
+
+/// Asks until the node is not driven any more. Independent of the work at the node: a hung pin says nothing about the
+/// daemon, and a daemon that hangs must be noticed while nothing is to be done.
+pub(crate) async fn watch(context: Arc<Context>) {
+    loop {
+        let wait = tokio::select! {
+            () = context.cancel.cancelled() => return,
+            wait = probe(&context) => wait,
+        };
+        tokio::select! {
+            () = context.cancel.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Asks once and returns how long to wait before the next time.
+async fn probe(context: &Context) -> Duration {
+    let config = &context.config;
+    let begun = Instant::now();
+    let answer = ask(config.probe_timeout, context.node.id()).await;
+    let took = begun.elapsed();
+    let id = context.id();
+    context
+        .observer
+        .probe(id, answer.as_ref().map(|_| ()).map_err(|(class, _)| *class), took);
+    let now = context.clock.now();
+    let identity = match answer {
+        Ok(identity) => identity,
+        Err((class, error)) => {
+            let mut health = context.health.lock();
+            if health.reachable || health.probed_at.is_none() {
+                tracing::warn!(node = %id, name = %context.settings.name, class = class.as_str(), %error, "node does not answer");
+            }
+            health.reachable = false;
+            health.error = Some((class, error));
+            health.probed_at = Some(now);
+            drop(health);
+            context.flow.lock().probed(Err(class), Instant::now());
+            return config.recheck_interval.min(config.report_interval);
+        }
+    };
+    let returned = {
+        let mut health = context.health.lock();
+        let returned = !health.reachable;
+        if returned && health.probed_at.is_some() {
+            tracing::info!(node = %id, name = %context.settings.name, "node answers again");
+        }
+        health.reachable = true;
+        health.error = None;
+        health.identity = Some(identity);
+        health.probed_at = Some(now);
+        returned
+    };
+    context.flow.lock().probed(Ok(()), Instant::now());
+    // Work that waits for the node begins now, not when the figures below are there.
+    context.hint.notify_one();
+    // The version changes only with a restart, which was noticed or is unlikely to matter.
+    if returned && let Ok(version) = ask(config.probe_timeout, context.node.version()).await {
+        context.health.lock().version = Some(version);
+    }
+    match ask(config.probe_timeout, context.node.repo_stat()).await {
+        Ok(stat) => context.health.lock().stat = Some(stat),
+        // Free space that is not known is not free space: an old figure would let the node be filled up.
+        Err((class, error)) => {
+            let mut health = context.health.lock();
+            health.stat = None;
+            health.error = Some((class, error));
+        }
+    }
+    config.report_interval
+}
+
+async fn ask<T>(limit: Duration, question: impl Future<Output = Result<T, Error>>) -> Result<T, (ErrorClass, String)> {
+    match tokio::time::timeout(limit, question).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err((error.class, error.to_string())),
+        Err(_) => Err((
+            ErrorClass::Unreachable,
+            format!("no answer within {} ms", limit.as_millis()),
+        )),
+    }
+}

@@ -1,0 +1,9 @@
+//! The worker against a scriptable node in memory. One binary, because each one links all of RocksDB.
+
+mod basics;
+mod chaos;
+mod common;
+mod faults;
+mod flow;
+mod restart;
+mod throughput;
