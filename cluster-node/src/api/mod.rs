@@ -1,0 +1,12 @@
+//! The APIs: thin handlers that convert and call the service. Nothing is decided here.
+
+mod cluster;
+mod convert;
+mod error;
+mod peer;
+mod pins;
+
+pub use cluster::ClusterApi;
+pub use error::{code_of, status};
+pub use peer::PeerApi;
+pub use pins::PinsApi;

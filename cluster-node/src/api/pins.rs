@@ -1,0 +1,429 @@
+//! `pinfleet.v1.Pins`.
+
+use std::pin::Pin as StdPin;
+use std::sync::Arc;
+
+use cluster_proto::v1;
+use cluster_proto::v1::pins_server::Pins as PinsService;
+use futures::Stream;
+use node_core::command::{OpResult, PinOutcome};
+use node_core::{Namespace, PinOptions};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert;
+use super::error::{code_of, deadline_of, status};
+use crate::service::{
+    Answer, Error, ListRequest, NodeNames, PinFilter, PinWish, Pins, RecoverFilter, StatusAllRequest, UpdateWish,
+    WAIT_DEFAULT, WAIT_MAX,
+};
+
+/// Items of one message of a bulk stream, as the API promises.
+const BULK_ITEMS_MAX: usize = 1_000;
+
+/// Messages of a bulk stream in flight: reading goes on while earlier ones are committed.
+const BULK_AHEAD: usize = 16;
+
+/// How long a silent peer is waited for in a list of statuses, unless the caller says.
+const PEER_TIMEOUT_MS: u32 = 2_000;
+
+/// Handlers of `pinfleet.v1.Pins`.
+#[derive(Clone)]
+pub struct PinsApi(pub Arc<Pins>);
+
+type Out<T> = StdPin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Answered<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl PinsService for PinsApi {
+    type ListStream = Out<v1::ListResponse>;
+    type StatusAllStream = Out<v1::StatusAllResponse>;
+    type WatchStream = Out<v1::WatchResponse>;
+    type BulkPinStream = Out<v1::BulkPinResponse>;
+
+    async fn pin(&self, request: Request<v1::PinRequest>) -> Answered<v1::PinResponse> {
+        let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let request = request.into_inner();
+        let answer = async {
+            let options = request.options.unwrap_or_default();
+            let names = self.0.names_for(!options.nodes.is_empty(), wait).await?;
+            let wish = PinWish {
+                key: convert::pin_key(&request.namespace, &request.cid, &request.slot)?,
+                options: self.options(options, &names)?,
+                request_id: convert::request_id(&request.request_id)?,
+                allow_unplaced: request.allow_unplaced,
+            };
+            self.0.pin(wish, wait).await
+        };
+        let (outcome, view) = answer.await.map_err(status)?;
+        let pin = convert::pin(&view, &self.0.names());
+        Ok(Response::new(v1::PinResponse {
+            outcome: outcome_code(outcome),
+            pin: Some(pin),
+        }))
+    }
+
+    async fn unpin(&self, request: Request<v1::UnpinRequest>) -> Answered<v1::UnpinResponse> {
+        let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let request = request.into_inner();
+        let answer = async {
+            let key = convert::pin_key(&request.namespace, &request.cid, &request.slot)?;
+            self.0.unpin(key, convert::request_id(&request.request_id)?, wait).await
+        };
+        let view = answer.await.map_err(status)?;
+        Ok(Response::new(v1::UnpinResponse {
+            pin: Some(convert::pin(&view, &self.0.names())),
+        }))
+    }
+
+    async fn update(&self, request: Request<v1::UpdateRequest>) -> Answered<v1::PinResponse> {
+        let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let request = request.into_inner();
+        let answer = async {
+            let from = convert::pin_key(&request.namespace, &request.from, &request.slot);
+            let to = convert::pin_key(&request.namespace, &request.to, &request.slot);
+            let wish = UpdateWish {
+                from: from.map_err(|error| renamed(error, "from"))?,
+                to: to.map_err(|error| renamed(error, "to"))?,
+                name: request.name,
+                expire_at: request
+                    .expire_at
+                    .map(|at| convert::read_time("expire_at", &at))
+                    .transpose()?,
+                unpin_from: request.unpin_from,
+                request_id: convert::request_id(&request.request_id)?,
+            };
+            self.0.update(wish, wait).await
+        };
+        let (outcome, view) = answer.await.map_err(status)?;
+        let pin = convert::pin(&view, &self.0.names());
+        Ok(Response::new(v1::PinResponse {
+            outcome: outcome_code(outcome),
+            pin: Some(pin),
+        }))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Answered<v1::Pin> {
+        let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let request = request.into_inner();
+        let answer = async {
+            let key = convert::pin_key(&request.namespace, &request.cid, &request.slot)?;
+            self.0
+                .get(&key, is_linearizable(request.consistency, true)?, wait)
+                .await
+        };
+        let view = answer.await.map_err(status)?;
+        Ok(Response::new(convert::pin(&view, &self.0.names())))
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Answered<Self::ListStream> {
+        let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let request = request.into_inner();
+        let answer = async {
+            let listing = ListRequest {
+                filter: self.filter(request.filter)?,
+                limit: request.limit,
+                cursor: request.cursor,
+            };
+            self.0
+                .list(listing, is_linearizable(request.consistency, false)?, wait)
+                .await
+        };
+        let chunks = answer.await.map_err(status)?;
+        let names = self.0.names();
+        let messages = ReceiverStream::new(chunks).map(move |chunk| {
+            let chunk = chunk.map_err(status)?;
+            let pins = chunk.pins.iter().map(|view| convert::pin(view, &names)).collect();
+            Ok(v1::ListResponse {
+                pins,
+                cursor: chunk.cursor,
+                revision: chunk.revision,
+            })
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Answered<v1::PinStatus> {
+        let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let request = request.into_inner();
+        let answer = async {
+            let cid = request.cid.parse().map_err(Error::from)?;
+            self.0
+                .status(cid, is_linearizable(request.consistency, true)?, wait)
+                .await
+        };
+        let view = answer.await.map_err(status)?;
+        Ok(Response::new(convert::pin_status(&view, &self.0.names(), false)))
+    }
+
+    async fn status_all(&self, request: Request<v1::StatusAllRequest>) -> Answered<Self::StatusAllStream> {
+        let request = request.into_inner();
+        let brief = request.brief;
+        let answer = || {
+            let timeout = if request.peer_timeout_ms == 0 {
+                PEER_TIMEOUT_MS
+            } else {
+                request.peer_timeout_ms
+            };
+            self.0.status_all(StatusAllRequest {
+                filter: self.filter(request.filter)?,
+                statuses: convert::read_statuses(&request.statuses)?,
+                limit: request.limit,
+                cursor: request.cursor,
+                brief,
+                peer_timeout: std::time::Duration::from_millis(u64::from(timeout)).min(WAIT_MAX),
+            })
+        };
+        let chunks = answer().map_err(status)?;
+        let names = self.0.names();
+        let messages = ReceiverStream::new(chunks).map(move |chunk| {
+            let chunk = chunk.map_err(status)?;
+            Ok(v1::StatusAllResponse {
+                statuses: chunk
+                    .views
+                    .iter()
+                    .map(|view| convert::pin_status(view, &names, brief))
+                    .collect(),
+                cursor: chunk.cursor,
+                unreachable_nodes: chunk.unreachable.iter().map(|node| names.name(*node)).collect(),
+            })
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answered<v1::ExplainResponse> {
+        let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let request = request.into_inner();
+        let answer = async {
+            let cid = request.cid.parse().map_err(Error::from)?;
+            let options = request.options.unwrap_or_default();
+            let names = self.0.names_for(!options.nodes.is_empty(), wait).await?;
+            let options = self.options(options, &names)?;
+            self.0.explain(cid, &options, wait).await
+        };
+        let explanation = answer.await.map_err(status)?;
+        let verdicts = explanation.verdicts.into_iter().map(|verdict| v1::NodeVerdict {
+            node: verdict.name,
+            node_id: node_core::NodeId(verdict.node).to_string(),
+            chosen: verdict.chosen,
+            rank: verdict.rank,
+            score: verdict.score,
+            reason: verdict.reason,
+        });
+        Ok(Response::new(v1::ExplainResponse {
+            cid: request.cid,
+            pinned: explanation.pinned,
+            summary: explanation.summary,
+            nodes: verdicts.collect(),
+        }))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answered<Self::WatchStream> {
+        let request = request.into_inner();
+        let answer = || {
+            let namespace = match request.namespace.as_str() {
+                "" => None,
+                name => Some(Namespace::new(name)?),
+            };
+            Ok::<_, Error>((self.0.watch(request.after_revision)?, namespace))
+        };
+        let (changes, namespace) = answer().map_err(status)?;
+        let messages = ReceiverStream::new(changes).map(move |changes| {
+            let changes = changes.map_err(status)?;
+            let wanted = |change: &&node_core::pinset::Change| {
+                // A placement belongs to no namespace; who watches one sees it in the pin.
+                namespace
+                    .as_ref()
+                    .is_none_or(|namespace| change.key.as_ref().is_some_and(|key| key.namespace == *namespace))
+            };
+            Ok(v1::WatchResponse {
+                changes: changes.iter().filter(wanted).map(convert::change).collect(),
+            })
+        });
+        let messages = messages.filter(|message| !matches!(message, Ok(message) if message.changes.is_empty()));
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn recover(&self, request: Request<v1::RecoverRequest>) -> Answered<v1::RecoverResponse> {
+        let request = request.into_inner();
+        let names = self.0.names();
+        let filter = || {
+            let cid = match request.cid.as_str() {
+                "" => None,
+                text => Some(text.parse().map_err(Error::from)?),
+            };
+            let node = find_node(&names, "node", &request.node)?;
+            let statuses = convert::read_statuses(&request.statuses)?;
+            let class = convert::read_error_class(&request.error_class)?;
+            Ok::<_, Error>(RecoverFilter {
+                cid,
+                node,
+                statuses,
+                class,
+            })
+        };
+        let (recovered, unreachable) = self.0.recover(&filter().map_err(status)?).await.map_err(status)?;
+        let unreachable_nodes = unreachable.into_iter().map(|node| names.name(node)).collect();
+        Ok(Response::new(v1::RecoverResponse {
+            recovered,
+            unreachable_nodes,
+        }))
+    }
+
+    async fn bulk_pin(&self, request: Request<Streaming<v1::BulkPinRequest>>) -> Answered<Self::BulkPinStream> {
+        let (answers, queue) = mpsc::channel(BULK_AHEAD);
+        tokio::spawn(self.clone().read_bulk(request.into_inner(), answers));
+        let messages = ReceiverStream::new(queue).then(|pending: Result<Vec<Pending>, Status>| async {
+            let mut results = Vec::new();
+            for item in pending? {
+                results.push(item.result().await);
+            }
+            Ok(v1::BulkPinResponse { results })
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+/// An item of a bulk stream on its way.
+enum Pending {
+    Waiting(Answer),
+    Refused(Error),
+}
+
+impl Pending {
+    async fn result(self) -> v1::BulkPinResult {
+        let outcome = match self {
+            Self::Waiting(answer) => answer.await.unwrap_or(Err(Error::Stopping)),
+            Self::Refused(error) => Err(error),
+        };
+        match outcome {
+            Ok(OpResult::Pinned(pinned)) => v1::BulkPinResult {
+                outcome: outcome_code(pinned.outcome),
+                ..v1::BulkPinResult::default()
+            },
+            Ok(OpResult::Refused(refusal)) => bulk_error(&Error::Refused(refusal)),
+            Ok(other) => bulk_error(&Error::Internal(format!("a pin was answered with {other:?}"))),
+            Err(error) => bulk_error(&error),
+        }
+    }
+}
+
+fn bulk_error(error: &Error) -> v1::BulkPinResult {
+    v1::BulkPinResult {
+        outcome: 0,
+        code: code_of(error).0 as i32,
+        error: error.to_string(),
+    }
+}
+
+impl PinsApi {
+    /// Reads a bulk stream as fast as its items find room, and hands the answers on in order.
+    async fn read_bulk(
+        self,
+        mut stream: Streaming<v1::BulkPinRequest>,
+        answers: mpsc::Sender<Result<Vec<Pending>, Status>>,
+    ) {
+        loop {
+            let message = match stream.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return,
+                Err(error) => return drop(answers.send(Err(error)).await),
+            };
+            if message.items.len() > BULK_ITEMS_MAX {
+                let count = message.items.len().to_string();
+                let error = Error::invalid("items", count, "at most 1000 in one message; send more messages");
+                return drop(answers.send(Err(status(error))).await);
+            }
+            let names = self.0.names();
+            let mut pending = Vec::with_capacity(message.items.len());
+            for item in message.items {
+                let queued = match self.bulk_wish(item, &names) {
+                    Ok(wish) => self.0.pin_queued(wish, WAIT_MAX).await,
+                    Err(error) => Err(error),
+                };
+                pending.push(queued.map_or_else(Pending::Refused, Pending::Waiting));
+            }
+            if answers.send(Ok(pending)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn bulk_wish(&self, item: v1::BulkPinItem, names: &NodeNames) -> Result<PinWish, Error> {
+        Ok(PinWish {
+            key: convert::pin_key(&item.namespace, &item.cid, &item.slot)?,
+            options: self.options(item.options.unwrap_or_default(), names)?,
+            request_id: None,
+            allow_unplaced: item.allow_unplaced,
+        })
+    }
+
+    fn options(&self, options: v1::PinOptions, names: &NodeNames) -> Result<PinOptions, Error> {
+        let options = convert::pin_options(options, self.0.clock.now(), |name| names.find(name).map(|node| node.id))?;
+        // The leader fills the default in; what is wrong with the numbers themselves is said before anything is sent.
+        options.replication.resolve(self.0.shared.settings().replication)?;
+        Ok(options)
+    }
+
+    fn filter(&self, filter: Option<v1::PinFilter>) -> Result<PinFilter, Error> {
+        let filter = filter.unwrap_or_default();
+        let namespace = match filter.namespace.as_str() {
+            "" => None,
+            name => Some(Namespace::new(name)?),
+        };
+        let time = |field, at: &Option<prost_types::Timestamp>| {
+            at.as_ref().map(|at| convert::read_time(field, at)).transpose()
+        };
+        Ok(PinFilter {
+            namespace,
+            name_prefix: filter.name_prefix,
+            node: find_node(&self.0.names(), "filter.node", &filter.node)?,
+            created_after: time("filter.created_after", &filter.created_after)?,
+            created_before: time("filter.created_before", &filter.created_before)?,
+            expires_before: time("filter.expires_before", &filter.expires_before)?,
+            unplaced: filter.unplaced,
+            cids: convert::read_cids(&filter.cids)?,
+            metadata: convert::read_metadata(filter.metadata),
+        })
+    }
+}
+
+fn find_node(names: &NodeNames, field: &str, text: &str) -> Result<Option<node_core::NodeId>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let found = names.find(text).map(|node| node.id);
+    let remedy = "there is no such storage node; `cluster-ctl node ls` shows them";
+    found.map(Some).ok_or_else(|| Error::invalid(field, text, remedy))
+}
+
+fn renamed(error: Error, field: &str) -> Error {
+    match error {
+        Error::Invalid(invalid) if invalid.field == "cid" => Error::invalid(field, invalid.value, invalid.remedy),
+        other => other,
+    }
+}
+
+fn outcome_code(outcome: PinOutcome) -> i32 {
+    match outcome {
+        PinOutcome::Created => v1::PinOutcome::Created,
+        PinOutcome::Updated => v1::PinOutcome::Updated,
+        PinOutcome::Unchanged => v1::PinOutcome::Unchanged,
+    }
+    .into()
+}
+
+fn is_linearizable(consistency: i32, default: bool) -> Result<bool, Error> {
+    match v1::Consistency::try_from(consistency) {
+        Ok(v1::Consistency::Unspecified) => Ok(default),
+        Ok(v1::Consistency::Linearizable) => Ok(true),
+        Ok(v1::Consistency::Stale) => Ok(false),
+        Err(_) => Err(Error::invalid(
+            "consistency",
+            consistency.to_string(),
+            "use linearizable (1) or stale (2)",
+        )),
+    }
+}

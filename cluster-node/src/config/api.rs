@@ -1,0 +1,62 @@
+//! `[api]`: the gRPC API for clients.
+
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+
+use super::error::Problems;
+use super::options::{Kind, OptionSpec, SectionSpec};
+use super::values;
+
+/// Checked values of the section.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Api {
+    /// Where clients connect.
+    pub grpc_listen: SocketAddr,
+    /// What clients and other peers are told; empty = `grpc_listen`.
+    pub grpc_advertise: String,
+    /// Largest message taken.
+    #[serde(deserialize_with = "values::bytes")]
+    pub message_bytes_max: u64,
+    /// Requests and streams open at the same time, over all connections.
+    pub streams_max: u32,
+}
+
+pub(super) const SECTION: SectionSpec = SectionSpec {
+    name: "api",
+    repeated: false,
+    doc: "The gRPC API for cluster-ctl and storage services.",
+    options: &[
+        OptionSpec {
+            key: "grpc_listen",
+            kind: Kind::Listen,
+            default: Some(r#""127.0.0.1:9098""#),
+            doc: "Where clients connect. Whoever reaches this address may change pins: keep it on loopback or behind \
+                  something that authenticates.",
+        },
+        OptionSpec {
+            key: "grpc_advertise",
+            kind: Kind::Reach,
+            default: Some(r#""""#),
+            doc: "Address that clients are told when they ask for the peers. Empty: the one of `grpc_listen`.",
+        },
+        OptionSpec {
+            key: "message_bytes_max",
+            kind: Kind::Size(64 << 10, 64 << 20),
+            default: Some(r#""4MiB""#),
+            doc: "Largest message that is taken; a larger one is refused, nothing is done.",
+        },
+        OptionSpec {
+            key: "streams_max",
+            kind: Kind::Int(1, 100_000),
+            default: Some("4096"),
+            doc: "Requests and streams that are open at the same time, over all connections. Beyond it clients are told \
+                  to come again.",
+        },
+    ],
+};
+
+impl Api {
+    pub(super) fn check(&self, _problems: &mut Problems<'_>) {}
+}

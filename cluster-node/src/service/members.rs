@@ -1,0 +1,533 @@
+//! Peers and storage nodes: who belongs to the cluster, and whether it is well.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster_consensus::{RaftPeer, RaftStatus};
+use cluster_proto::peer::v1::change_member_request::Change;
+use cluster_proto::peer::v1::{
+    ChangeMemberRequest, FleetRequest, JoinRequest, MemberAddress, PeerSeen, ProbeNodeRequest,
+};
+use cluster_security::{JoinToken, PeerAddress, TokenSecret};
+use node_core::command::{NewPeer, Op, OpResult, Refusal, RefusalKind, Request};
+use node_core::pinset::{self, Header, Settings};
+use node_core::{NodeState, Peer, PeerId, RequestId, StorageNode};
+
+use super::health::{self, Facts};
+use super::{Error, HeardNode, Pins};
+
+pub use super::health::{Problem, Severity};
+
+/// How long a cluster status waits for the leader before it answers with what this peer knows.
+const STATUS_WAIT: Duration = Duration::from_millis(900);
+
+/// What a peer is to Raft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerRole {
+    /// Votes.
+    Voter,
+    /// Only replicates.
+    Learner,
+    /// Admitted and not yet replicating.
+    Joining,
+}
+
+/// A peer as tables show it.
+#[derive(Debug, Clone)]
+pub struct PeerView {
+    /// As recorded.
+    pub peer: Peer,
+    /// What it is to Raft.
+    pub role: PeerRole,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Whether the leader hears it.
+    pub reachable: bool,
+    /// The last log entry it said it had applied.
+    pub applied_index: u64,
+}
+
+/// The whole cluster, for one screen.
+#[derive(Debug, Clone)]
+pub struct ClusterView {
+    /// Counters and settings.
+    pub header: Header,
+    /// Raft, as this peer sees it.
+    pub raft: RaftStatus,
+    /// Who leads.
+    pub leader: Option<PeerId>,
+    /// All members.
+    pub peers: Vec<PeerView>,
+    /// All storage nodes that are not gone, with what was heard of them.
+    pub nodes: Vec<(StorageNode, Option<(HeardNode, Duration)>)>,
+    /// What is wrong, worst first.
+    pub problems: Vec<Problem>,
+}
+
+/// A storage node to attach.
+#[derive(Debug, Clone)]
+pub struct NodeWish {
+    /// As wanted; ID and state are given by the cluster.
+    pub node: StorageNode,
+    /// Makes repetition safe.
+    pub request_id: Option<RequestId>,
+}
+
+/// What a peer that joins is told.
+#[derive(Debug, Clone)]
+pub enum JoinAnswer {
+    /// Ask the leader.
+    Ask(MemberAddress),
+    /// It belongs to the cluster now.
+    Admitted {
+        /// Which cluster.
+        cluster_id: String,
+        /// Its number in Raft.
+        raft_id: u64,
+        /// Everybody.
+        members: Vec<MemberAddress>,
+    },
+}
+
+impl Pins {
+    /// Whether this peer leads.
+    pub fn leads(&self) -> bool {
+        self.consensus.leader().is_self
+    }
+
+    /// Whether the cluster is well.
+    pub async fn cluster(&self) -> Result<ClusterView, Error> {
+        let state = self.reads.stale();
+        let header = pinset::header(&*state)?;
+        let raft = self.consensus.metrics();
+        let leader = self.consensus.leader().leader.map(|leader| leader.peer.peer_id);
+        let (seen, asked_leader) = self.fleet_seen(leader).await;
+        let peers: Vec<_> = self
+            .directory
+            .present()
+            .into_iter()
+            .map(|peer| peer_view(peer, leader, &raft, &seen))
+            .collect();
+        let nodes: Vec<_> = self
+            .names()
+            .present()
+            .cloned()
+            .map(|node| {
+                let heard = seen.get(&node.peer).and_then(|seen| {
+                    let said = seen.nodes.iter().find(|said| said.node == node.id.0)?;
+                    Some((heard_node(said), Duration::from_millis(seen.age_ms)))
+                });
+                (node, heard)
+            })
+            .collect();
+        let facts = Facts {
+            header: &header,
+            leader,
+            asked_leader,
+            voters: raft.voters.len(),
+            peers: &peers,
+            nodes: &nodes,
+            fatal: raft.fatal.as_deref(),
+        };
+        let problems = health::problems(&facts);
+        Ok(ClusterView {
+            header,
+            raft,
+            leader,
+            peers,
+            nodes,
+            problems,
+        })
+    }
+
+    /// What the leader has heard; what this peer knows of itself when the leader does not answer.
+    async fn fleet_seen(&self, leader: Option<PeerId>) -> (BTreeMap<PeerId, PeerSeen>, bool) {
+        let own = self.directory.own();
+        let by_id = |peers: Vec<PeerSeen>| {
+            peers
+                .into_iter()
+                .filter_map(|seen| Some((seen.peer_id.parse().ok()?, seen)))
+                .collect()
+        };
+        match leader {
+            Some(leader) if leader != own => {
+                let ask = async {
+                    let mut link = self.directory.link(leader).await.ok()?;
+                    link.fleet(FleetRequest {}).await.ok()
+                };
+                match tokio::time::timeout(STATUS_WAIT, ask).await {
+                    Ok(Some(answer)) => (by_id(answer.into_inner().peers), true),
+                    _ => (by_id(vec![self.own_seen()]), false),
+                }
+            }
+            Some(_) => (by_id(self.seen()), true),
+            None => (by_id(vec![self.own_seen()]), false),
+        }
+    }
+
+    /// What this peer has heard as the leader.
+    pub fn seen(&self) -> Vec<PeerSeen> {
+        let own = self.directory.own();
+        let mut seen: Vec<_> = self
+            .fleet
+            .snapshot()
+            .into_iter()
+            .filter(|(peer, _)| *peer != own)
+            .map(|(peer, (heard, reachable))| PeerSeen {
+                peer_id: peer.to_string(),
+                reachable,
+                applied_index: heard.applied_index,
+                version: heard.version,
+                age_ms: u64::try_from(heard.at.elapsed().as_millis()).unwrap_or(u64::MAX),
+                nodes: heard.nodes.iter().map(super::report::put_item).collect(),
+            })
+            .collect();
+        seen.push(self.own_seen());
+        seen
+    }
+
+    fn own_seen(&self) -> PeerSeen {
+        PeerSeen {
+            peer_id: self.directory.own().to_string(),
+            reachable: true,
+            applied_index: self.consensus.applied().borrow().index,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            age_ms: 0,
+            nodes: super::report::own_items(&self.worker),
+        }
+    }
+
+    /// Makes a join token.
+    pub async fn create_join_token(
+        &self,
+        valid_for: Duration,
+        wait: Duration,
+    ) -> Result<(JoinToken, node_core::Timestamp), Error> {
+        const VALID_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+        let valid_for = if valid_for.is_zero() {
+            Duration::from_secs(3600)
+        } else {
+            valid_for
+        };
+        if valid_for > VALID_MAX {
+            return Err(Error::invalid(
+                "valid_for_ms",
+                valid_for.as_millis().to_string(),
+                "at most 7 days, 604800000",
+            ));
+        }
+        let cluster_id = pinset::header(&*self.reads.stale())?.cluster_id;
+        let members = self.directory.present();
+        // Enough to find one that lives; a token is typed or pasted by people.
+        let peers = members.into_iter().take(5).map(|peer| PeerAddress {
+            peer: peer.id,
+            addresses: peer.addresses,
+        });
+        let token = JoinToken {
+            cluster_id,
+            peers: peers.collect(),
+            secret: TokenSecret::generate(),
+        };
+        let expires = self.clock.now().plus(valid_for);
+        let op = Op::CreateToken {
+            hash: token.secret.hash().to_vec(),
+            expires,
+        };
+        self.proposer.submit(Request { id: None, op }, wait).await?;
+        Ok((token, expires))
+    }
+
+    /// A peer asks to be admitted.
+    pub async fn join(&self, id: PeerId, request: JoinRequest, wait: Duration) -> Result<JoinAnswer, Error> {
+        let spoken = request.wire_version;
+        if !(cluster_proto::WIRE_VERSION_OLDEST..=cluster_proto::WIRE_VERSION).contains(&spoken) {
+            let known = format!(
+                "{}..={}",
+                cluster_proto::WIRE_VERSION_OLDEST,
+                cluster_proto::WIRE_VERSION
+            );
+            return Err(Error::invalid(
+                "wire_version",
+                spoken.to_string(),
+                format!("this peer speaks {known}; update the older one"),
+            ));
+        }
+        let leader = self.consensus.leader();
+        if !leader.is_self {
+            let leader = leader.leader.ok_or_else(|| Error::NoLeader("none is elected".into()))?;
+            return Ok(JoinAnswer::Ask(MemberAddress {
+                peer_id: leader.peer.peer_id.to_string(),
+                addresses: leader.peer.addresses,
+                raft_id: leader.raft_id,
+            }));
+        }
+        let peer = NewPeer {
+            id,
+            name: request.name,
+            addresses: request.addresses.clone(),
+            api_address: request.api_address,
+            version: request.version,
+        };
+        let secret = TokenSecret::from_bytes(&request.token_secret);
+        let token_hash = secret.map_err(|error| denied(error.to_string()))?.hash().to_vec();
+        let op = Op::AdmitPeer {
+            token_hash,
+            attempt: request.attempt.to_vec(),
+            peer,
+        };
+        let OpResult::Admitted { raft_id, replaces } = self.proposer.submit(Request { id: None, op }, wait).await?
+        else {
+            return Err(Error::Internal("an admission was answered with something else".into()));
+        };
+        if let Some(old) = replaces {
+            self.change(self.consensus.remove(old)).await?;
+        }
+        let raft_peer = RaftPeer {
+            peer_id: id,
+            addresses: request.addresses,
+        };
+        self.change(self.consensus.admit_learner(raft_id, raft_peer)).await?;
+        tracing::info!(peer = %id, raft_id, "a peer was admitted");
+        let state = self.reads.stale();
+        let cluster_id = pinset::header(&*state)?.cluster_id;
+        let members = pinset::peers(&*state)?
+            .into_iter()
+            .filter(|peer| !peer.removed)
+            .map(|peer| MemberAddress {
+                peer_id: peer.id.to_string(),
+                addresses: peer.addresses,
+                raft_id: peer.raft_id,
+            });
+        Ok(JoinAnswer::Admitted {
+            cluster_id,
+            raft_id,
+            members: members.collect(),
+        })
+    }
+
+    async fn change<E: std::fmt::Display>(&self, change: impl Future<Output = Result<(), E>>) -> Result<(), Error> {
+        change
+            .await
+            .map_err(|error| Error::NoLeader(format!("the membership could not be changed: {error}")))
+    }
+
+    /// Makes a learner a voter.
+    pub async fn promote_peer(&self, id: PeerId, wait: Duration) -> Result<(), Error> {
+        let peer = self.member(id)?;
+        if !self.leads() {
+            return self.ask_leader(Change::Promote, id, wait).await;
+        }
+        let status = self.consensus.metrics();
+        if status.voters.contains_key(&peer.raft_id) {
+            return Ok(());
+        }
+        if !status.learners.contains_key(&peer.raft_id) {
+            return Err(Error::precondition(format!(
+                "peer {} has not caught up yet; try again in a moment",
+                peer.name
+            )));
+        }
+        self.change(self.consensus.promote(peer.raft_id)).await
+    }
+
+    /// Removes a peer for good.
+    pub async fn remove_peer(&self, id: PeerId, wait: Duration) -> Result<(), Error> {
+        let peer = self.member(id)?;
+        if self.leads() && id == self.directory.own() {
+            // A leader can't see its own removal through; its successor does.
+            let leader = self.consensus.transfer_leadership(None, wait).await;
+            leader.map_err(|error| Error::precondition(format!("no other peer could take the lead: {error}")))?;
+        }
+        if !self.leads() {
+            return self.ask_leader(Change::Remove, id, wait).await;
+        }
+        let status = self.consensus.metrics();
+        if status.voters.contains_key(&peer.raft_id) {
+            let heard = self.fleet.snapshot();
+            let own = self.directory.own();
+            let lives = |raft_id: &u64| {
+                self.directory.by_raft_id(*raft_id).is_some_and(|voter| {
+                    voter.id == own || heard.get(&voter.id).is_some_and(|(_, reachable)| *reachable)
+                })
+            };
+            let rest: Vec<u64> = status
+                .voters
+                .keys()
+                .copied()
+                .filter(|voter| *voter != peer.raft_id)
+                .collect();
+            let alive = rest.iter().filter(|voter| lives(voter)).count();
+            if rest.is_empty() {
+                return Err(Error::precondition(
+                    "it is the only voter; a cluster of one can't remove itself",
+                ));
+            }
+            if alive < rest.len() / 2 + 1 {
+                return Err(Error::precondition(format!(
+                    "of the other {} voters only {alive} are reachable, which is no majority; bring them back first",
+                    rest.len()
+                )));
+            }
+        }
+        self.change(self.consensus.remove(peer.raft_id)).await?;
+        self.proposer
+            .submit(
+                Request {
+                    id: None,
+                    op: Op::RemovePeer { peer: id },
+                },
+                wait,
+            )
+            .await?;
+        tracing::info!(peer = %id, name = %peer.name, "a peer was removed for good");
+        Ok(())
+    }
+
+    async fn ask_leader(&self, change: Change, id: PeerId, wait: Duration) -> Result<(), Error> {
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut view = self.consensus.watch_leader();
+        let leader = loop {
+            let leader = view.borrow_and_update().clone();
+            match leader.leader {
+                Some(leader) if !self.consensus.leader().is_self => break leader,
+                _ => {
+                    let changed = tokio::time::timeout_at(deadline, view.changed()).await;
+                    changed
+                        .map_err(|_| Error::NoLeader("none was elected in time".into()))?
+                        .map_err(|_| Error::Stopping)?;
+                }
+            }
+        };
+        let mut link = self.directory.link(leader.peer.peer_id).await?;
+        let mut call = tonic::Request::new(ChangeMemberRequest {
+            change: change.into(),
+            peer_id: id.to_string(),
+        });
+        call.set_timeout(wait);
+        match link.change_member(call).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(match status.code() {
+                tonic::Code::FailedPrecondition => Error::precondition(status.message()),
+                tonic::Code::NotFound => Error::not_found(status.message()),
+                _ => Error::Unknown(format!("the leader's answer was lost: {}", status.message())),
+            }),
+        }
+    }
+
+    fn member(&self, id: PeerId) -> Result<Peer, Error> {
+        match self.directory.get(id) {
+            Some(peer) if !peer.removed => Ok(peer),
+            Some(_) => Err(Error::not_found(format!("peer {id} was removed before"))),
+            None => Err(Error::not_found(format!(
+                "{id} is not a peer of this cluster; `cluster-ctl peer ls` shows them"
+            ))),
+        }
+    }
+
+    /// Attaches a storage node, after its peer has reached it.
+    pub async fn add_node(&self, wish: NodeWish, wait: Duration) -> Result<StorageNode, Error> {
+        let node = wish.node;
+        let driver = self.member(node.peer)?;
+        let probe = ProbeNodeRequest {
+            api: node.api.clone(),
+            auth_file: node.auth_file.clone(),
+        };
+        if node.peer == self.directory.own() {
+            self.nodes.probe(&probe).await?;
+        } else {
+            let mut link = self.directory.link(node.peer).await?;
+            let mut call = tonic::Request::new(probe);
+            call.set_timeout(wait);
+            if let Err(status) = link.probe_node(call).await {
+                return Err(match status.code() {
+                    tonic::Code::InvalidArgument => Error::invalid("api", &node.api, status.message()),
+                    _ => Error::precondition(format!("peer {}: {}", driver.name, status.message())),
+                });
+            }
+        }
+        self.put_node(node, wish.request_id, wait).await
+    }
+
+    /// Records a storage node without asking it.
+    pub async fn put_node(
+        &self,
+        node: StorageNode,
+        request_id: Option<RequestId>,
+        wait: Duration,
+    ) -> Result<StorageNode, Error> {
+        match self
+            .proposer
+            .submit(
+                Request {
+                    id: request_id,
+                    op: Op::PutNode { node },
+                },
+                wait,
+            )
+            .await?
+        {
+            OpResult::Node(node) => Ok(node),
+            other => Err(Error::Internal(format!("a storage node was answered with {other:?}"))),
+        }
+    }
+
+    /// Changes whether a node takes and keeps pins.
+    pub async fn set_node_state(&self, name: &str, state: NodeState, wait: Duration) -> Result<StorageNode, Error> {
+        let current = self.reads.linearizable(wait).await?;
+        let node = pinset::find_node(&*current, name)?.ok_or_else(|| {
+            Error::not_found(format!(
+                "there is no storage node {name:?}; `cluster-ctl node ls` shows them"
+            ))
+        })?;
+        let op = Op::SetNodeState { node: node.id, state };
+        match self.proposer.submit(Request { id: None, op }, wait).await? {
+            OpResult::Node(node) => Ok(node),
+            other => Err(Error::Internal(format!("a node's state was answered with {other:?}"))),
+        }
+    }
+
+    /// Reads the settings, changed by `edit` when it returns whether anything is to change.
+    pub async fn settings(
+        &self,
+        edit: impl FnOnce(&mut Settings) -> Result<bool, Error>,
+        wait: Duration,
+    ) -> Result<Arc<Settings>, Error> {
+        let state = self.reads.linearizable(wait).await?;
+        let mut settings = pinset::header(&*state)?.settings;
+        if edit(&mut settings)? {
+            let op = Op::PutSettings {
+                settings: settings.clone(),
+            };
+            self.proposer.submit(Request { id: None, op }, wait).await?;
+        }
+        Ok(Arc::new(settings))
+    }
+}
+
+fn peer_view(peer: Peer, leader: Option<PeerId>, raft: &RaftStatus, seen: &BTreeMap<PeerId, PeerSeen>) -> PeerView {
+    let heard = seen.get(&peer.id);
+    let role = if raft.voters.contains_key(&peer.raft_id) {
+        PeerRole::Voter
+    } else if raft.learners.contains_key(&peer.raft_id) {
+        PeerRole::Learner
+    } else {
+        PeerRole::Joining
+    };
+    PeerView {
+        role,
+        leader: leader == Some(peer.id),
+        reachable: heard.is_some_and(|heard| heard.reachable),
+        applied_index: heard.map_or(0, |heard| heard.applied_index),
+        peer,
+    }
+}
+
+fn heard_node(item: &cluster_proto::peer::v1::NodeReportItem) -> HeardNode {
+    super::report::read_item(item)
+}
+
+/// A refusal by a rule of membership.
+pub fn denied(message: impl Into<String>) -> Error {
+    Error::Refused(Refusal::new(RefusalKind::Denied, message))
+}

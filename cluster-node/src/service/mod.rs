@@ -1,0 +1,51 @@
+//! What a peer can be asked to do, once, for all APIs.
+//!
+//! ```text
+//! api/grpc ─► service ─► proposer ─► consensus        writes, on the leader or handed to it
+//!                 └────► state, ledger, other peers   reads
+//! ```
+//!
+//! Handlers of an API convert and call; they decide nothing. Nobody here calls an API.
+
+mod error;
+mod fleet;
+mod gather;
+mod health;
+mod list;
+mod loops;
+mod members;
+mod names;
+mod nodes;
+mod peers;
+mod pins;
+mod proposer;
+mod reads;
+mod report;
+mod status;
+mod views;
+mod wanted;
+
+pub use error::Error;
+pub use fleet::{FleetView, Heard, HeardNode};
+pub use gather::{ENTRIES_CHUNK, Gather, put_entry};
+pub use list::{LIST_CHUNK, ListChunk, ListRequest, PinFilter};
+pub use loops::{LoopSettings, Loops};
+pub use members::{ClusterView, JoinAnswer, NodeWish, PeerRole, PeerView, Problem, Severity};
+pub use names::NodeNames;
+pub use nodes::{NodeFactory, NodeLimits, ObserverOf};
+pub use peers::{PeerDirectory, PeerLink};
+pub use pins::{Explanation, PinWish, Pins, RecoverFilter, UpdateWish};
+pub use proposer::{Answer, Proposer, ProposerLimits};
+pub use reads::{Reads, ServiceMetrics, Shared};
+pub use report::{put_item, read_item, read_report};
+pub use status::{StatusAllRequest, StatusChunk, own_page};
+pub use views::{NodeEntry, PinView, StatusView};
+pub use wanted::StateWanted;
+
+use std::time::Duration;
+
+/// The longest that a call may wait; deadlines of clients are cut to it, so that no call outlives its purpose.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// What a call waits when its client named no deadline.
+pub const WAIT_DEFAULT: Duration = Duration::from_secs(20);

@@ -1,0 +1,60 @@
+//! Names of storage nodes and who drives them, kept beside the state because every answer shows them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use node_core::pinset::{self, KvError, KvRead};
+use node_core::{NodeId, NodeState, PeerId, StorageNode};
+
+/// All storage nodes at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct NodeNames {
+    nodes: Arc<BTreeMap<NodeId, StorageNode>>,
+}
+
+impl NodeNames {
+    /// Reads them.
+    pub fn read(kv: &dyn KvRead) -> Result<Self, KvError> {
+        let nodes = pinset::nodes(kv)?.into_iter().map(|node| (node.id, node)).collect();
+        Ok(Self { nodes: Arc::new(nodes) })
+    }
+
+    /// A node's name; its ID when it is unknown.
+    pub fn name(&self, id: NodeId) -> String {
+        self.nodes
+            .get(&id)
+            .map_or_else(|| id.to_string(), |node| node.name.clone())
+    }
+
+    /// The peer ID of who drives it.
+    pub fn peer(&self, id: NodeId) -> String {
+        self.driver(id).map(|peer| peer.to_string()).unwrap_or_default()
+    }
+
+    /// Who drives it.
+    pub fn driver(&self, id: NodeId) -> Option<PeerId> {
+        self.nodes.get(&id).map(|node| node.peer)
+    }
+
+    /// The node with this name or ID that is not gone.
+    pub fn find(&self, name_or_id: &str) -> Option<&StorageNode> {
+        let id = name_or_id.parse().ok();
+        self.present()
+            .find(|node| id.map_or(node.name == name_or_id, |id| node.id == id))
+    }
+
+    /// All that are not gone, in order of ID.
+    pub fn present(&self) -> impl Iterator<Item = &StorageNode> {
+        self.nodes.values().filter(|node| node.state != NodeState::Gone)
+    }
+
+    /// The IDs of all that are not gone, in order.
+    pub fn everyone(&self) -> Vec<NodeId> {
+        self.present().map(|node| node.id).collect()
+    }
+
+    /// The nodes that a peer drives.
+    pub fn of_peer(&self, peer: PeerId) -> impl Iterator<Item = &StorageNode> {
+        self.present().filter(move |node| node.peer == peer)
+    }
+}

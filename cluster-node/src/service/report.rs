@@ -1,0 +1,107 @@
+//! What a peer tells the leader about itself, once an interval.
+
+use std::time::{Duration, Instant};
+
+use cluster_proto::peer::v1::{NodeReportItem, ReportRequest};
+use cluster_worker::Worker;
+use node_core::{NodeId, Status};
+
+use super::{Heard, HeardNode};
+
+/// The states whose counts are reported, in the order of [`HeardNode::counts`].
+pub const COUNTED: [Status; 6] = [
+    Status::Queued,
+    Status::Pinning,
+    Status::Pinned,
+    Status::Retrying,
+    Status::GaveUp,
+    Status::Unpinning,
+];
+
+/// What this peer's worker knows of its nodes.
+pub fn own_nodes(worker: &Worker) -> Vec<HeardNode> {
+    let reports = worker.reports().into_iter();
+    reports
+        .map(|report| HeardNode {
+            node: report.node,
+            reachable: report.reachable,
+            error: report.error.clone().unwrap_or_default(),
+            free_bytes: report.free_bytes,
+            total_bytes: report.total_bytes,
+            version: report.version.clone().unwrap_or_default(),
+            ipfs_peer_id: report.ipfs_peer.clone().unwrap_or_default(),
+            counts: COUNTED.map(|status| match status {
+                Status::Pinning => report.pinning as u64,
+                status => report.counts.of(status),
+            }),
+            oldest_queued: report.oldest_queued_age.unwrap_or_default(),
+            pins_per_second: report.pins_per_second,
+            breaker: report.breaker.to_string(),
+            concurrency: u32::try_from(report.concurrency).unwrap_or(u32::MAX),
+        })
+        .collect()
+}
+
+/// The same, for another peer.
+pub fn own_items(worker: &Worker) -> Vec<NodeReportItem> {
+    own_nodes(worker).iter().map(put_item).collect()
+}
+
+/// A node's part of a report.
+pub fn put_item(node: &HeardNode) -> NodeReportItem {
+    let [queued, pinning, pinned, retrying, gave_up, unpinning] = node.counts;
+    NodeReportItem {
+        node: node.node.0,
+        reachable: node.reachable,
+        error: node.error.clone(),
+        free_bytes: node.free_bytes,
+        total_bytes: node.total_bytes,
+        version: node.version.clone(),
+        ipfs_peer_id: node.ipfs_peer_id.clone(),
+        queued,
+        pinning,
+        pinned,
+        retrying,
+        gave_up,
+        unpinning,
+        oldest_queued_ms: u64::try_from(node.oldest_queued.as_millis()).unwrap_or(u64::MAX),
+        pins_per_second: node.pins_per_second,
+        breaker: node.breaker.clone(),
+        concurrency: node.concurrency,
+    }
+}
+
+/// Reads a node's part of a report.
+pub fn read_item(item: &NodeReportItem) -> HeardNode {
+    HeardNode {
+        node: NodeId(item.node),
+        reachable: item.reachable,
+        error: item.error.clone(),
+        free_bytes: item.free_bytes,
+        total_bytes: item.total_bytes,
+        version: item.version.clone(),
+        ipfs_peer_id: item.ipfs_peer_id.clone(),
+        counts: [
+            item.queued,
+            item.pinning,
+            item.pinned,
+            item.retrying,
+            item.gave_up,
+            item.unpinning,
+        ],
+        oldest_queued: Duration::from_millis(item.oldest_queued_ms),
+        pins_per_second: item.pins_per_second,
+        breaker: item.breaker.clone(),
+        concurrency: item.concurrency,
+    }
+}
+
+/// Reads a report as it comes in.
+pub fn read_report(report: &ReportRequest) -> Heard {
+    Heard {
+        at: Instant::now(),
+        applied_index: report.applied_index,
+        version: report.version.clone(),
+        nodes: report.nodes.iter().map(read_item).collect(),
+    }
+}
