@@ -1,0 +1,88 @@
+//! What each command does.
+
+mod cluster;
+mod import;
+mod journal;
+mod list;
+mod node;
+mod peer;
+mod pin;
+mod watch;
+
+use std::io::Write;
+
+use node_core::Invalid;
+
+use crate::Context;
+use crate::cli::{Command, PinCommand};
+use crate::exit::{Exit, Failure};
+use crate::output::json;
+
+/// Carries a command out.
+pub async fn run(context: &mut Context, command: Command) -> Result<Exit, Failure> {
+    // An import keeps a journal, so it ends in its own way.
+    if let Command::Pin(PinCommand::Import(arguments)) = command {
+        return import::run(context, arguments).await;
+    }
+    tokio::select! {
+        result = dispatch(context, command) => result,
+        () = interrupted() => Err(Failure::new(Exit::Interrupted, "interrupted")
+            .hint("what was acknowledged is recorded; `cluster-ctl pin status CID` tells")),
+    }
+}
+
+async fn dispatch(context: &mut Context, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Pin(PinCommand::Add(arguments)) => pin::add(context, arguments).await,
+        Command::Pin(PinCommand::Rm(arguments)) => pin::rm(context, arguments).await,
+        Command::Pin(PinCommand::Update(arguments)) => pin::update(context, arguments).await,
+        Command::Pin(PinCommand::Explain(arguments)) => pin::explain(context, arguments).await,
+        Command::Pin(PinCommand::Recover(arguments)) => pin::recover(context, arguments).await,
+        Command::Pin(PinCommand::Ls(arguments)) => list::ls(context, arguments).await,
+        Command::Pin(PinCommand::Status(arguments)) => list::status(context, arguments).await,
+        Command::Pin(PinCommand::Import(arguments)) => import::run(context, arguments).await,
+        Command::Peer(command) => peer::run(context, command).await,
+        Command::Node(command) => node::run(context, command).await,
+        Command::Status(arguments) => cluster::status(context, arguments).await,
+        Command::Watch(arguments) => watch::run(context, arguments).await,
+        Command::Settings { command } => cluster::settings(context, command).await,
+        Command::Completion { shell } => completion(shell),
+        Command::Version => version(context),
+    }
+}
+
+/// Ends when the user wants the command to end.
+pub(crate) async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        // Without handlers the signals end the process, which is as good.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// A value that can't be sent; names the option.
+pub(crate) fn invalid(error: Invalid) -> Failure {
+    Failure::usage(error.to_string())
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut crate::cli::command(), "cluster-ctl", &mut script);
+    std::io::stdout().write_all(&script)?;
+    Ok(Exit::Ok)
+}
+
+fn version(context: &mut Context) -> Result<Exit, Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    if context.out.is_json() {
+        context.out.object(&json::Version { version })?;
+    } else {
+        context.out.line(&format!("cluster-ctl {version}"))?;
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,286 @@
+//! Sessions compared with files, byte for byte.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use cluster_proto::v1;
+
+use crate::fake::{Fault, Server, not_placeable};
+use crate::runner::{Ran, cid, run, run_with_input};
+use crate::scenes::{PEER_B, cluster, node_status, status};
+
+/// A session: commands with their outcome, in the order they ran.
+struct Session {
+    text: String,
+}
+
+impl Session {
+    fn new() -> Self {
+        Self { text: String::new() }
+    }
+
+    fn add(&mut self, arguments: &[&str], ran: Ran) {
+        let shown: Vec<String> = arguments
+            .iter()
+            .map(|word| {
+                if word.contains([' ', '*']) {
+                    format!("'{word}'")
+                } else {
+                    (*word).to_owned()
+                }
+            })
+            .collect();
+        self.text += &format!("$ cluster-ctl {}\n{}", shown.join(" "), ran.stdout);
+        for line in ran.stderr.lines() {
+            self.text += &format!("stderr: {line}\n");
+        }
+        self.text += &format!("exit: {}\n\n", ran.code);
+    }
+
+    fn run(&mut self, server: &Server, arguments: &[&str]) {
+        let ran = run(&server.api(), arguments);
+        self.add(arguments, ran);
+    }
+
+    #[track_caller]
+    fn compare(self, name: &str, replace: &[(&str, &str)]) {
+        let mut text = self.text;
+        for (from, to) in replace {
+            text = text.replace(from, to);
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &text).expect("writable");
+            return;
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            text == expected,
+            "{} differs; UPDATE_GOLDEN=1 writes it anew. Now it is:\n{text}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn status_screen() {
+    let server = cluster();
+    let mut session = Session::new();
+    session.run(&server, &["status"]);
+    session.run(&server, &["status", "--width", "120"]);
+    session.run(&server, &["status", "--check", "-o", "json"]);
+    server.fake.script(|script| {
+        script.cluster.health = v1::Health::Ok.into();
+        script.cluster.problems.clear();
+        script.cluster.nodes.clear();
+    });
+    session.run(&server, &["status", "--check"]);
+    session.compare("status.txt", &[]);
+}
+
+#[test]
+fn peers_and_nodes() {
+    let server = cluster();
+    let mut session = Session::new();
+    session.run(&server, &["peer", "ls"]);
+    session.run(&server, &["peer", "ls", "--width", "100"]);
+    session.run(&server, &["peer", "ls", "-o", "json"]);
+    session.run(&server, &["peer", "join-token", "--valid-for", "10m"]);
+    session.run(&server, &["peer", "join-token", "-o", "json"]);
+    session.run(&server, &["peer", "rm", "peer-b"]);
+    session.run(&server, &["peer", "promote", PEER_B, "-o", "json"]);
+    session.run(&server, &["peer", "rm", "peer-x"]);
+    session.run(&server, &["node", "ls"]);
+    session.run(&server, &["node", "ls", "-o", "json"]);
+    session.run(
+        &server,
+        &[
+            "node",
+            "add",
+            "kubo-9",
+            "http://10.0.0.9:5001",
+            "--tag",
+            "zone=c",
+            "--weight",
+            "2",
+        ],
+    );
+    session.run(&server, &["node", "cordon", "kubo-1", "-o", "json"]);
+    session.run(&server, &["node", "drain", "kubo-1"]);
+    session.run(&server, &["node", "uncordon", "kubo-7"]);
+    session.run(&server, &["node", "rm", "n2"]);
+    session.run(&server, &["settings"]);
+    session.run(
+        &server,
+        &[
+            "settings",
+            "set",
+            "--replicas",
+            "3",
+            "--spread",
+            "region,zone",
+            "-o",
+            "json",
+        ],
+    );
+    session.compare("peers-and-nodes.txt", &[]);
+    assert_eq!(server.fake.calls("remove_peer"), [PEER_B]);
+    assert_eq!(server.fake.calls("create_join_token"), ["600000", "3600000"]);
+}
+
+#[test]
+fn pin_lists() {
+    let server = cluster();
+    let mut session = Session::new();
+    let one = cid(1);
+    session.run(&server, &["pin", "ls"]);
+    session.run(&server, &["pin", "ls", "--width", "100"]);
+    session.run(&server, &["pin", "ls", "--width", "100", "--full", "--name", "pho"]);
+    session.run(&server, &["pin", "ls", "-o", "json"]);
+    session.run(&server, &["pin", "ls", "--count"]);
+    session.run(
+        &server,
+        &["pin", "ls", "--namespace", "team-a", "--count", "-o", "json"],
+    );
+    session.run(&server, &["pin", "ls", "--namespace", "nobody"]);
+    session.run(&server, &["pin", "ls", "--limit", "1"]);
+    session.run(&server, &["pin", "ls", &one, &cid(9)]);
+    session.run(&server, &["pin", "ls", &cid(9)]);
+    session.run(&server, &["pin", "explain", &one]);
+    session.run(&server, &["pin", "explain", &one, "--replicas", "2", "-o", "json"]);
+    session.run(&server, &["watch", "--limit", "3"]);
+    session.run(&server, &["watch", "--limit", "1", "--after", "1200002", "-o", "json"]);
+    session.compare("pin-lists.txt", &[(&server.api(), "PEER")]);
+    assert_eq!(server.fake.calls("watch"), ["1200000", "1200001", "1200002", "1200002"]);
+}
+
+#[test]
+fn pin_status() {
+    let server = cluster();
+    let mut session = Session::new();
+    session.run(&server, &["pin", "status", &cid(1), &cid(3)]);
+    session.run(&server, &["pin", "status", &cid(1), "--width", "110"]);
+    session.run(&server, &["pin", "status"]);
+    session.run(&server, &["pin", "status", "--filter", "gave_up", "--detail"]);
+    session.run(&server, &["pin", "status", &cid(9)]);
+    session.run(&server, &["pin", "recover", &cid(2)]);
+    session.run(
+        &server,
+        &[
+            "pin",
+            "recover",
+            "--node",
+            "kubo-1",
+            "--class",
+            "not_found",
+            "-o",
+            "json",
+        ],
+    );
+    server
+        .fake
+        .script(|script| script.recovered.unreachable_nodes = vec!["kubo-3".into()]);
+    session.run(&server, &["pin", "recover", "--all"]);
+    session.compare("pin-status.txt", &[]);
+}
+
+#[test]
+fn pin_add_and_rm() {
+    let server = Server::start();
+    let mut session = Session::new();
+    let (one, two) = (cid(1), cid(2));
+    session.run(&server, &["pin", "add", &one, "--name", "photos", "--replicas", "2"]);
+    session.run(&server, &["pin", "add", &one, &two, "--everywhere", "-o", "json"]);
+    server.fake.fault("pin", Fault::Status(not_placeable()));
+    session.run(&server, &["pin", "add", &cid(3)]);
+    server.fake.fault("pin", Fault::Status(not_placeable()));
+    session.run(&server, &["pin", "add", &cid(3), &cid(4)]);
+    session.run(&server, &["pin", "update", &one, &cid(5), "--unpin"]);
+    session.run(&server, &["pin", "update", &cid(8), &cid(9)]);
+    session.run(&server, &["pin", "rm", &one, &cid(7)]);
+    session.run(&server, &["pin", "rm", &cid(7)]);
+    session.run(&server, &["pin", "rm", &two, &cid(7), "--ignore-missing", "-o", "json"]);
+    let list: String = (100..120).map(|n| format!("{}\n", cid(n))).collect();
+    let arguments = ["pin", "add", "-", "--quiet"];
+    session.add(&arguments, run_with_input(&server.api(), &arguments, list.as_bytes()));
+    let arguments = ["pin", "rm", "-", "-o", "json", "-q"];
+    session.add(&arguments, run_with_input(&server.api(), &arguments, list.as_bytes()));
+    session.compare("pin-add.txt", &[]);
+    // Twenty CIDs went over one stream, and each was removed.
+    assert_eq!(server.fake.calls("bulk_pin").len(), 1);
+    assert_eq!(server.fake.calls("item").len(), 20);
+}
+
+#[test]
+fn waiting() {
+    let server = Server::start();
+    let one = cid(1);
+    let step =
+        |node_1: v1::NodeStatus, whole| status(&one, vec![node_1, node_status("kubo-2", v1::Status::Pinned)], whole);
+    let pinning = v1::NodeStatus {
+        blocks: 12,
+        bytes: 5 << 20,
+        ..node_status("kubo-1", v1::Status::Pinning)
+    };
+    let pinned = v1::NodeStatus {
+        blocks: 40,
+        bytes: 9 << 20,
+        ..node_status("kubo-1", v1::Status::Pinned)
+    };
+    let gave_up = v1::NodeStatus {
+        error: "not found".into(),
+        ..node_status("kubo-1", v1::Status::GaveUp)
+    };
+    let unpinning = v1::PinStatus {
+        pins: 0,
+        ..step(node_status("kubo-1", v1::Status::Unpinning), v1::Status::Unpinning)
+    };
+    let released = v1::PinStatus {
+        nodes: vec![],
+        ..unpinning.clone()
+    };
+    let say = |steps: Vec<v1::PinStatus>| {
+        server
+            .fake
+            .script(|script| drop(script.statuses.insert(one.clone(), VecDeque::from(steps))));
+    };
+    let queued = step(node_status("kubo-1", v1::Status::Queued), v1::Status::Queued);
+    let mut session = Session::new();
+    say(vec![
+        queued.clone(),
+        step(pinning.clone(), v1::Status::Pinning),
+        step(pinned, v1::Status::Pinned),
+    ]);
+    session.run(&server, &["pin", "add", &one, "--wait"]);
+    session.run(&server, &["pin", "add", &one, "--wait", "-o", "json", "-q"]);
+    say(vec![
+        step(pinning, v1::Status::Pinning),
+        step(gave_up, v1::Status::GaveUp),
+    ]);
+    session.run(&server, &["pin", "add", &one, "--wait", "--wait-timeout", "1h"]);
+    say(vec![queued]);
+    session.run(&server, &["pin", "add", &one, "--wait", "--wait-timeout", "300ms"]);
+    say(vec![unpinning, released]);
+    session.run(&server, &["pin", "rm", &one, "--wait"]);
+    session.compare("waiting.txt", &[]);
+}
+
+#[test]
+fn help() {
+    let server = Server::start();
+    let mut session = Session::new();
+    session.run(&server, &["--help"]);
+    session.run(&server, &["pin", "--help"]);
+    session.run(&server, &["pin", "add", "--help"]);
+    session.run(&server, &["pin", "import", "--help"]);
+    session.run(&server, &["version"]);
+    session.run(&server, &["version", "-o", "json"]);
+    session.compare(
+        "help.txt",
+        &[(&server.api(), "PEER"), (env!("CARGO_PKG_VERSION"), "VERSION")],
+    );
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let ran = run(&server.api(), &["completion", shell]).expect(0);
+        assert!(ran.stdout.contains("join-token"), "{shell}");
+    }
+}
