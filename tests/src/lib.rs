@@ -1,0 +1,14 @@
+//! What the suites, the demo and the bench share: whole clusters of real processes, and daemons to drive, real and fake.
+
+pub mod bench;
+pub mod binaries;
+pub mod client;
+pub mod cluster;
+pub mod content;
+pub mod ctl;
+pub mod fake_kubo;
+pub mod kubo;
+pub mod node;
+pub mod peer;
+pub mod ports;
+pub mod wait;

@@ -1,0 +1,45 @@
+//! Whole clusters of real processes over fake Kubo daemons: what is promised, and what holds when something fails.
+
+mod failures;
+mod membership;
+mod pins;
+
+use cluster_proto::v1;
+use cluster_tests::client::Client;
+use node_core::Cid;
+use tonic_types::StatusExt;
+
+/// The stable reason in an error's details.
+fn reason(status: &tonic::Status) -> String {
+    status
+        .get_error_details()
+        .error_info()
+        .map(|info| info.reason.clone())
+        .unwrap_or_default()
+}
+
+/// An item of a bulk pin with this many replicas.
+fn item(cid: &Cid, replicas: i32) -> v1::BulkPinItem {
+    v1::BulkPinItem {
+        cid: cid.to_string(),
+        options: Some(cluster_tests::client::replicas_of(replicas)),
+        ..v1::BulkPinItem::default()
+    }
+}
+
+/// Pins the CIDs of these numbers in one stream; all must be recorded.
+async fn bulk(client: &Client, numbers: std::ops::Range<u64>, replicas: i32) -> anyhow::Result<Vec<Cid>> {
+    let cids: Vec<Cid> = numbers.map(cluster_tests::content::cid).collect();
+    let items = cids.iter().map(|cid| item(cid, replicas)).collect();
+    let results = client.bulk(items, 500).await?;
+    anyhow::ensure!(
+        results.len() == cids.len(),
+        "{} results for {} items",
+        results.len(),
+        cids.len()
+    );
+    if let Some(refused) = results.iter().find(|result| result.code != 0) {
+        anyhow::bail!("refused with {}: {}", refused.code, refused.error);
+    }
+    Ok(cids)
+}
