@@ -1,0 +1,149 @@
+//! Building and testing: always the whole workspace, since another selection changes features, and with them RocksDB is
+//! compiled anew, which takes a quarter of an hour.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use crate::machine;
+
+/// How it is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Quickly.
+    Dev,
+    /// Well.
+    Release,
+}
+
+/// What is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selection {
+    /// What can be run.
+    Programs,
+    /// The tests too.
+    Everything,
+}
+
+/// The repository.
+pub fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}
+
+/// Where the results go: a folder of the user, so that every clone shares it.
+pub fn target() -> anyhow::Result<PathBuf> {
+    match env::var_os("CARGO_TARGET_DIR").filter(|value| !value.is_empty()) {
+        Some(folder) => Ok(std::path::absolute(PathBuf::from(folder))?),
+        None => Ok(machine::cache()?.join("target")),
+    }
+}
+
+/// Says what is done, does it, and says how long it took.
+pub fn step<T>(what: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    eprintln!("xtask: {what}");
+    let begun = Instant::now();
+    let done = work()?;
+    eprintln!("xtask: {what}: done in {}", words(begun.elapsed()));
+    Ok(done)
+}
+
+fn words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 60.. => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{:.1} s", time.as_secs_f64()),
+    }
+}
+
+/// Builds, and returns the folder of the programs.
+pub fn build(profile: Profile, selection: Selection) -> anyhow::Result<PathBuf> {
+    let target = target()?;
+    let mut command = cargo(&target);
+    command.args(["build", "--workspace"]);
+    command.arg(match selection {
+        Selection::Programs => "--bins",
+        Selection::Everything => "--all-targets",
+    });
+    let folder = match profile {
+        Profile::Dev => target.join("debug"),
+        Profile::Release => {
+            command.arg("--release");
+            target.join("release")
+        }
+    };
+    let what = if folder.join("cluster-node").exists() {
+        "building"
+    } else {
+        "building (RocksDB and 450 crates, once: 10 to 25 minutes)"
+    };
+    step(what, || {
+        let status = command.status().context("cannot run cargo")?;
+        ensure!(status.success(), "the build failed");
+        Ok(folder)
+    })
+}
+
+/// Runs all tests.
+pub fn test(folder: &Path, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    let status = step("testing", || {
+        let mut command = cargo(&target()?);
+        command.args(["test", "--workspace"]).args(arguments);
+        command.env("PINFLEET_BIN_DIR", folder);
+        command.status().context("cannot run cargo")
+    })?;
+    if !status.success() {
+        eprintln!("xtask: tests failed");
+    }
+    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+}
+
+/// Makes sure that the IPFS node for demo and tests is there. The harness builds it itself; here it is given Go.
+pub fn kubo(folder: &Path) -> anyhow::Result<()> {
+    if env::var_os("PINFLEET_IPFS_BIN").is_some() || machine::cache()?.join("bin").join(kubo_name()?).is_file() {
+        return Ok(());
+    }
+    machine::go()?;
+    step("building Kubo (once: 3 to 6 minutes)", || {
+        let status = machine::with_path(Command::new(folder.join("ipfs-tools")))
+            .arg("kubo")
+            .stdout(Stdio::null())
+            .status();
+        ensure!(
+            status.context("cannot run ipfs-tools")?.success(),
+            "Kubo could not be built"
+        );
+        Ok(())
+    })
+}
+
+/// The name of the kept binary, by the version that the Go module asks for.
+fn kubo_name() -> anyhow::Result<String> {
+    let module = std::fs::read_to_string(root().join("tests/tools/kubo/go.mod"))?;
+    let version = module
+        .split_whitespace()
+        .skip_while(|word| *word != "github.com/ipfs/kubo")
+        .nth(1)
+        .and_then(|version| version.strip_prefix('v'))
+        .context("tests/tools/kubo/go.mod names no version of Kubo")?;
+    Ok(format!("ipfs-{version}"))
+}
+
+fn cargo(target: &Path) -> Command {
+    let mut command = machine::with_path(Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into())));
+    command
+        .current_dir(root())
+        .env("CARGO_TARGET_DIR", target)
+        .stdin(Stdio::null());
+    // What cargo told this program of itself is not true of what is built now, and build scripts look at some of it.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "LD_LIBRARY_PATH" {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
