@@ -1,0 +1,92 @@
+//! The numbers: what a cluster does, beside what the machine could do and, when asked, what IPFS Cluster does over the
+//! same fake nodes in the same run.
+//!
+//! Three peers on loopback, two replicas. Storage nodes are fakes that answer at once, each a process of its own, so
+//! that the control plane is what is measured; one line drives a real Kubo. An add counts when it is acknowledged.
+
+mod load;
+mod machine;
+mod pinfleet;
+mod reference;
+mod report;
+mod rows;
+mod storage_node;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub use report::{Report, Row};
+
+/// What to measure, and for how long.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Small sizes, for development: minutes become seconds, and the figures are worth less.
+    pub short: bool,
+    /// Measure IPFS Cluster too.
+    pub against_ipfs_cluster: bool,
+    /// Only the groups whose names begin with one of these; empty: all.
+    pub only: Vec<String>,
+    /// Pins of the large pinset; the memory is measured at twice as many too.
+    pub pins: u64,
+    /// Pins that IPFS Cluster gets; it takes no bulk, so they cost time.
+    pub reference_pins: u64,
+    /// How long each rate is measured.
+    pub time: Duration,
+    /// Where clusters keep their data while they are measured; none: the folder for temporary files.
+    pub dir: Option<PathBuf>,
+}
+
+impl Options {
+    fn wants(&self, group: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| group.starts_with(name.as_str()))
+    }
+}
+
+/// The groups of measurements, in their order, with what they measure.
+pub const GROUPS: [(&str, &str); 4] = [
+    ("small", "adds with a small pinset; status of one; the gap when the leader is killed"),
+    ("large", "bulk add, lists, adds, memory and restart with a large pinset"),
+    ("node", "pins driven to a node that answers at once"),
+    ("kubo", "pins driven to one real Kubo, beside direct calls (needs Kubo)"),
+];
+
+/// Measures, telling on stderr how it goes.
+pub async fn run(options: &Options) -> anyhow::Result<Report> {
+    let begun = Instant::now();
+    let mut report = Report::new(options);
+    let scratch = tempfile::Builder::new().prefix("pinfleet-bench-").tempdir_in(
+        options
+            .dir
+            .clone()
+            .unwrap_or_else(std::env::temp_dir),
+    )?;
+    tell("machine", "fsync rate and raw RocksDB");
+    report.machine = machine::measure(scratch.path(), options.short)?;
+    let reference = if options.against_ipfs_cluster {
+        Some(reference::measure(options, scratch.path()).await?)
+    } else {
+        None
+    };
+    report.reference_ran = reference.is_some();
+    let reference = reference.unwrap_or_default();
+    if options.wants("small") {
+        pinfleet::small(options, scratch.path(), &reference, &mut report).await?;
+    }
+    if options.wants("large") {
+        pinfleet::large(options, scratch.path(), &reference, &mut report).await?;
+    }
+    if options.wants("node") {
+        storage_node::at_once(options, scratch.path(), &mut report).await?;
+    }
+    if options.wants("kubo") {
+        storage_node::kubo(options, scratch.path(), &mut report).await?;
+    }
+    // Again at the end: on a shared machine the limit itself moves, and the figures lie between the two.
+    report.fsyncs_at_end = machine::fsync_rate(scratch.path(), Duration::from_secs(1))?;
+    report.seconds = begun.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+fn tell(group: &str, what: &str) {
+    eprintln!("bench: {group}: {what}");
+}

@@ -1,0 +1,95 @@
+//! The numbers. `cargo xtask bench --help` says what is measured.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::{Parser, ValueEnum};
+use cluster_tests::bench::{GROUPS, Options, run};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What can be measured beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Against {
+    /// IPFS Cluster 1.1.6 in Raft mode, over the same fake nodes
+    IpfsCluster,
+}
+
+/// Measures a cluster of three peers on loopback, beside the machine's own limits in the same run.
+///
+/// Prints a table on stdout and progress on stderr, and writes all figures as JSON. A release build; nothing else should
+/// run on the machine. About 12 minutes on two cores, 20 with --against ipfs-cluster; the short form takes 2 and 4.
+///
+/// Exit codes: 0 all targets that can be judged are reached, 1 it failed, 3 a target is missed.
+#[derive(Parser)]
+#[command(name = "bench", bin_name = "cargo xtask bench", version, after_help = groups())]
+struct Arguments {
+    /// Small sizes, for development; the figures are worth less
+    #[arg(long)]
+    short: bool,
+    /// Measure another system in turn, in the same run
+    #[arg(long, value_name = "WHAT")]
+    against: Option<Against>,
+    /// Only these groups of measurements
+    #[arg(long, value_name = "GROUP,…", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Pins of the large pinset [default: 1000000, short: 50000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    pins: Option<u64>,
+    /// Pins that IPFS Cluster gets, one by one [default: 60000, short: 5000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    reference_pins: Option<u64>,
+    /// Seconds that each rate is measured [default: 10, short: 3]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    time: Option<u64>,
+    /// Where clusters keep their data while they are measured, since that disk is measured too [default: the folder for
+    /// temporary files]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where the figures go as JSON
+    #[arg(long, value_name = "FILE", default_value = "bench.json")]
+    json: PathBuf,
+}
+
+fn groups() -> String {
+    let lines: Vec<_> = GROUPS.iter().map(|(name, what)| format!("  {name:<6}  {what}")).collect();
+    format!("Groups:\n{}", lines.join("\n"))
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let wrong = arguments.only.iter().find(|name| !GROUPS.iter().any(|(group, _)| group == name));
+    ensure!(
+        wrong.is_none(),
+        "--only {}: there is no such group; {}",
+        wrong.map_or("", String::as_str),
+        groups()
+    );
+    let short = arguments.short;
+    let or = |given: Option<u64>, full, small| given.unwrap_or(if short { small } else { full });
+    let options = Options {
+        short,
+        against_ipfs_cluster: arguments.against.is_some(),
+        only: arguments.only,
+        pins: or(arguments.pins, 1_000_000, 50_000),
+        reference_pins: or(arguments.reference_pins, 60_000, 5_000),
+        time: Duration::from_secs(or(arguments.time, 10, 3)),
+        dir: arguments.dir,
+    };
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let report = tokio::select! {
+        report = run(&options) => report?,
+        // All processes end with the future that is dropped here.
+        _ = terminated.recv() => anyhow::bail!("stopped"),
+        _ = interrupted.recv() => anyhow::bail!("interrupted"),
+    };
+    let text = serde_json::to_string_pretty(&report)?;
+    fs::write(&arguments.json, text + "\n").with_context(|| format!("cannot write {}", arguments.json.display()))?;
+    print!("{}", report.table());
+    eprintln!("bench: all figures are in {}", arguments.json.display());
+    Ok(if report.all_reached() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
