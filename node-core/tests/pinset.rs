@@ -113,7 +113,8 @@ impl Machine {
     /// Plans as a leader would, with the first nodes there are.
     fn plan(&self, key: &PinKey, options: &PinOptions) -> Plan {
         let old = pinset::placement(&self.kv, &key.cid).expect("memory");
-        let demand = pinset::demand(&self.kv, &key.cid, old.as_ref(), Some((key, options)), None).expect("memory");
+        let demand =
+            pinset::demand(&self.kv, &key.cid, old.as_ref(), pinset::Step::Replace(key, options)).expect("memory");
         self.plan_for(&key.cid, demand.replication)
     }
 
@@ -448,6 +449,76 @@ fn an_expired_or_unknown_token_is_denied() {
 }
 
 #[test]
+fn a_request_id_is_not_taken_for_another_request() {
+    let mut machine = Machine::new(2);
+    let id = Some(RequestId::new("once").expect("valid"));
+    let first = Request {
+        id: id.clone(),
+        op: machine.put(key("", 1, ""), replicas(1, 1)),
+    };
+    let other = Request {
+        id,
+        op: machine.put(key("", 2, ""), replicas(1, 1)),
+    };
+    let (results, _) = machine.apply(vec![first.clone(), other, first]);
+    assert!(matches!(&results[0], OpResult::Pinned(pinned) if pinned.outcome == PinOutcome::Created));
+    assert_eq!(refusal(&results[1]), Some(RefusalKind::Invalid), "{:?}", results[1]);
+    assert_eq!(results[2], results[0], "the first answer is given again");
+    assert!(pinset::pin(&machine.kv, &key("", 2, "")).expect("memory").is_none());
+}
+
+#[test]
+fn nodes_hear_of_new_origins_and_forget_none() {
+    let mut machine = Machine::new(2);
+    let origin = |number: u8| format!("/ip4/10.0.0.{number}/tcp/4001/p2p/{PEER}");
+    let with = |number: u8| PinOptions {
+        origins: vec![origin(number)],
+        ..replicas(2, 2)
+    };
+    machine.pin(key("", 1, ""), with(1));
+    let op = machine.put(key("", 1, ""), with(2));
+    let (_, effects) = machine.apply(vec![Request { id: None, op }]);
+    assert_eq!(effects.touched, [(NodeId(1), cid(1)), (NodeId(2), cid(1))]);
+    // Another pin of the same CID that names none.
+    machine.pin(key("other", 1, ""), replicas(1, 1));
+    let placement = pinset::placement(&machine.kv, &cid(1))
+        .expect("memory")
+        .expect("placed");
+    assert_eq!(placement.origins, [origin(2), origin(1)]);
+    check_invariants(&machine.kv).expect("holds");
+}
+
+#[test]
+fn the_pins_of_one_cid_are_bounded() {
+    let mut machine = Machine::new(1);
+    let many = pinset::PINS_PER_CID_MAX;
+    for first in (0..many).step_by(1_000) {
+        // One plan for all: what is there suffices after the first.
+        let plan = machine.plan_for(&cid(1), Replication { min: 1, max: 1 });
+        let put = |slot: u32| Op::PutPin {
+            key: key("", 1, &slot.to_string()),
+            options: replicas(1, 1),
+            plan: plan.clone(),
+            from: None,
+            unpin_from: false,
+        };
+        let requests: Vec<_> = (first..first + 1_000)
+            .map(|slot| Request {
+                id: None,
+                op: put(slot),
+            })
+            .collect();
+        let (results, _) = machine.apply(requests);
+        assert!(results.iter().all(|result| matches!(result, OpResult::Pinned(_))));
+    }
+    let result = machine.pin(key("", 1, "one too many"), replicas(1, 1));
+    assert_eq!(refusal(&result), Some(RefusalKind::Precondition));
+    // Those there can still be changed.
+    let result = machine.pin(key("", 1, "7"), replicas(1, 2));
+    assert!(matches!(&result, OpResult::Pinned(pinned) if pinned.outcome == PinOutcome::Updated));
+}
+
+#[test]
 fn a_new_node_looks_at_everything_that_is_held_everywhere() {
     let mut machine = Machine::new(1);
     machine.pin(key("", 1, ""), replicas(-1, -1));
@@ -458,6 +529,16 @@ fn a_new_node_looks_at_everything_that_is_held_everywhere() {
     assert!(matches!(&results[0], OpResult::Node(node) if node.id == NodeId(2)));
     assert_eq!(effects.resync, [NodeId(2)]);
     check_invariants(&machine.kv).expect("holds");
+}
+
+/// All rows but those that remember requests, and the header that counts them: old ones are forgotten as time passes,
+/// whatever is asked.
+fn without_requests(kv: &MemoryKv) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
+    let kept = |table: Table| !matches!(table, Table::Meta | Table::Requests | Table::RequestTimes);
+    kv.rows()
+        .filter(|(table, _, _)| kept(*table))
+        .map(|(table, key, value)| (table, key.to_vec(), value.to_vec()))
+        .collect()
 }
 
 /// What a random client does.
@@ -493,6 +574,11 @@ enum Step {
     Wait {
         seconds: u64,
     },
+    Update {
+        from: u8,
+        to: u8,
+        unpin_from: bool,
+    },
     Expire,
 }
 
@@ -506,7 +592,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..6u8, 0..4i32).prop_map(|(cid, max)| Step::Replan { cid, max }),
         1 => (0..6u8).prop_map(|number| Step::Node { number }),
         1 => (0..7u32, 0..4usize).prop_map(|(node, state)| Step::NodeState { node, state }),
-        1 => (1..100u64).prop_map(|seconds| Step::Wait { seconds }),
+        2 => (0..6u8, 0..6u8, any::<bool>()).prop_map(|(from, to, unpin_from)| Step::Update { from, to, unpin_from }),
+        1 => prop_oneof![4 => 1..100u64, 1 => 80_000..90_000u64].prop_map(|seconds| Step::Wait { seconds }),
         1 => Just(Step::Expire),
     ]
 }
@@ -585,6 +672,25 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
             machine.time = machine.time.plus(Duration::from_secs(seconds));
             return None;
         }
+        Step::Update { from, to, unpin_from } => {
+            let (from, to) = (named(0, from, false), named(0, to, false));
+            let source = pinset::pin(&machine.kv, &from).expect("memory");
+            let mut options = source.map(|pin| pin.options).unwrap_or_default();
+            options.replication = options
+                .replication
+                .resolve(Replication { min: 1, max: 2 })
+                .expect("as stored");
+            options.expire_at = options.expire_at.filter(|at| *at > machine.time);
+            options.updated_from = Some(from.cid);
+            let plan = machine.plan(&to, &options);
+            Op::PutPin {
+                key: to,
+                options,
+                plan,
+                from: Some(from),
+                unpin_from,
+            }
+        }
         Step::Expire => Op::Expire { limit: 3 },
     })
 }
@@ -593,13 +699,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn invariants_hold_and_replicas_agree(steps in prop::collection::vec(step(), 1..60), batch in 1..5usize) {
+    fn invariants_hold_and_replicas_agree(
+        steps in prop::collection::vec((step(), prop::option::of(0..8u8)), 1..60), batch in 1..5usize
+    ) {
         let mut machine = Machine::new(3);
         let mut stale = None;
         let mut pending = Vec::new();
-        for step in steps {
+        for (step, id) in steps {
             if let Some(op) = op_of(&mut machine, &mut stale, step) {
-                pending.push(Request { id: None, op });
+                let id = id.map(|id| RequestId::new(&format!("request-{id}")).expect("valid"));
+                pending.push(Request { id, op });
             }
             if pending.len() >= batch {
                 let before = machine.kv.clone();
@@ -607,7 +716,7 @@ proptest! {
                 check_invariants(&machine.kv).map_err(TestCaseError::fail)?;
                 // A batch of refusals leaves no trace.
                 if results.iter().all(|result| refusal(result).is_some()) {
-                    prop_assert_eq!(&before, &machine.kv);
+                    prop_assert_eq!(without_requests(&before), without_requests(&machine.kv));
                 }
                 // Whoever is to hold something else than before is told.
                 for cid in (0..6).map(cid) {

@@ -1,19 +1,17 @@
 //! The only way the state changes.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use super::codec;
-use super::demand::{Demand, demand};
+use super::demand::{Demand, PINS_PER_CID_MAX, Step, demand, encode_asked};
 use super::keys;
 use super::members;
-use super::read::{header, node, pin, placement};
+use super::read::{header, pin, placement};
 use super::records::{Change, ChangeKind, Header, Unsettled};
 use super::view::{KvError, KvRead, KvWrite, Table};
 use crate::command::{CommandBatch, Op, OpResult, PinOutcome, Pinned, Plan, Refusal, RefusalKind, Request};
-use crate::{Cid, NodeId, NodeState, PeerId, Pin, PinKey, PinOptions, Placement, Replication, StorageNode, Timestamp};
-
-/// How long a request ID protects against repetition. A client that has not repeated by then has given up.
-pub const REQUESTS_KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+use crate::pin::limits;
+use crate::{Cid, NodeId, NodeState, PeerId, Pin, PinKey, PinOptions, Placement, StorageNode, Timestamp, check_slot};
 
 /// How many changes are kept for watchers that were away. At 100 bytes each they take 100 MB of disk.
 pub const CHANGES_KEPT: u64 = 1_000_000;
@@ -53,13 +51,14 @@ pub fn apply(
         log_index,
         effects,
         admitted: false,
+        states: None,
     };
     let results = batch
         .requests
         .iter()
         .map(|request| applier.request(request))
         .collect::<Result<Vec<_>, _>>()?;
-    applier.forget_requests(2 * batch.requests.len())?;
+    applier.forget_requests(batch.requests.len())?;
     applier.forget_changes(before.revision);
     applier.effects.revision = applier.header.revision;
     let after = applier.header;
@@ -78,6 +77,8 @@ pub(super) struct Applier<'a> {
     pub effects: &'a mut Effects,
     /// A peer's Raft ID is the index of its entry, so an entry admits one.
     pub admitted: bool,
+    /// States of all storage nodes, read once for an entry: every pin of it asks.
+    pub states: Option<BTreeMap<NodeId, NodeState>>,
 }
 
 /// An operation that changed nothing ends early with its refusal; a store that fails ends the batch.
@@ -99,9 +100,9 @@ pub(super) fn refuse<T>(kind: RefusalKind, message: impl Into<String>) -> Result
 impl Applier<'_> {
     fn request(&mut self, request: &Request) -> Result<OpResult, KvError> {
         if let Some(id) = &request.id
-            && let Some(row) = self.kv.get(Table::Requests, id.as_str().as_bytes())?
+            && let Some(answer) = self.remembered(id, &request.op)?
         {
-            return super::command_codec::decode_stored_result(&row);
+            return Ok(answer);
         }
         let result = match self.op(&request.op) {
             Ok(result) => result,
@@ -110,13 +111,7 @@ impl Applier<'_> {
         };
         // A refusal changed nothing, so the same request may well succeed later: only what was done is remembered.
         if let (Some(id), false) = (&request.id, matches!(result, OpResult::Refused(_))) {
-            let row = super::command_codec::encode_stored_result(&result);
-            self.kv.put(Table::Requests, id.as_str().as_bytes().to_vec(), row);
-            self.kv.put(
-                Table::RequestTimes,
-                keys::request_time(self.time, id.as_str()),
-                Vec::new(),
-            );
+            self.remember(id, &request.op, &result);
         }
         Ok(result)
     }
@@ -151,7 +146,8 @@ impl Applier<'_> {
         from: Option<&PinKey>,
         unpin_from: bool,
     ) -> Result<OpResult, Stop> {
-        if let Err(invalid) = options.check().and_then(|()| options.check_expiry(self.time)) {
+        let checked = check_slot(&key.slot).and_then(|()| options.check());
+        if let Err(invalid) = checked.and_then(|()| options.check_expiry(self.time)) {
             return refuse(RefusalKind::Invalid, invalid.to_string());
         }
         let source = match from {
@@ -171,11 +167,25 @@ impl Applier<'_> {
 
         // Everything that can refuse comes before the first write.
         let old_placement = placement(self.kv, &key.cid)?;
+        let step = match &old {
+            Some(_) => Step::Replace(key, options),
+            None => Step::Add(options),
+        };
         let Demand {
             replication,
             mode,
             pins,
-        } = demand(self.kv, &key.cid, old_placement.as_ref(), Some((key, options)), None)?;
+        } = demand(self.kv, &key.cid, old_placement.as_ref(), step)?;
+        if pins > PINS_PER_CID_MAX {
+            return refuse(
+                RefusalKind::Precondition,
+                format!(
+                    "{} has {PINS_PER_CID_MAX} pins already, the most that one CID can have; remove some, or use one pin for \
+                     many users of the content",
+                    key.cid
+                ),
+            );
+        }
         let decided = self.decide(old_placement.as_ref(), replication, plan)?;
 
         let revision = self.next_revision();
@@ -190,8 +200,8 @@ impl Applier<'_> {
             self.unindex(old);
         } else {
             self.header.pins += 1;
-            self.kv.put(Table::CidPins, keys::cid_pin(key), Vec::new());
         }
+        self.kv.put(Table::CidPins, keys::cid_pin(key), encode_asked(options));
         self.index(&new);
         self.kv.put(Table::Pins, keys::pin(key), codec::encode_pin(&new));
         let outcome = if old.is_some() {
@@ -213,7 +223,7 @@ impl Applier<'_> {
             nodes: decided.nodes,
             unplaced: decided.unplaced,
             pins,
-            origins: options.origins.clone(),
+            origins: known_origins(&options.origins, old_placement.as_ref()),
             updated_from: options.updated_from,
             revision,
             changed: self.time,
@@ -228,89 +238,18 @@ impl Applier<'_> {
         Ok(pinned(outcome, &new, &new_placement))
     }
 
-    /// Which nodes shall hold a CID: the plan when it was made for the placement as it is, otherwise what is there, as
-    /// long as that suffices.
-    fn decide(&self, old: Option<&Placement>, replication: Replication, plan: &Plan) -> Result<Decided, Stop> {
-        if replication.is_everywhere() {
-            return Ok(Decided {
-                nodes: Vec::new(),
-                unplaced: None,
-            });
-        }
-        let based_on = old.map_or(0, |old| old.revision);
-        if plan.based_on == based_on {
-            return self.check_plan(old, replication, plan);
-        }
-        let suffices = old.filter(|old| Unsettled::of(replication, old.nodes.len()).is_none());
-        match suffices {
-            Some(old) if !old.replication.is_everywhere() => Ok(Decided {
-                nodes: old.nodes.clone(),
-                unplaced: None,
-            }),
-            _ => conflict("another operation on the same CID came first"),
-        }
-    }
-
-    fn check_plan(&self, old: Option<&Placement>, replication: Replication, plan: &Plan) -> Result<Decided, Stop> {
-        let mut nodes = plan.nodes.clone();
-        nodes.sort_unstable();
-        nodes.dedup();
-        for id in &nodes {
-            let state = node(self.kv, *id)?.map(|node| node.state);
-            let keeps = old.is_some_and(|old| old.nodes.contains(id));
-            let fits = match state {
-                Some(NodeState::Active) => true,
-                Some(NodeState::Cordoned | NodeState::Draining) => keeps,
-                Some(NodeState::Gone) | None => false,
-            };
-            if !fits {
-                return conflict(format!("node {id} no longer takes pins"));
-            }
-        }
-        match Unsettled::of(replication, nodes.len()) {
-            Some(Unsettled::TooFew) if plan.unplaced.is_none() => conflict(format!(
-                "planned for fewer nodes than the {} that are needed",
-                replication.min
-            )),
-            Some(Unsettled::TooFew) => Ok(Decided {
-                nodes,
-                unplaced: plan.unplaced.clone(),
-            }),
-            _ => Ok(Decided { nodes, unplaced: None }),
-        }
-    }
-
-    fn place(&mut self, cid: &Cid, plan: &Plan) -> Result<OpResult, Stop> {
-        let Some(old) = placement(self.kv, cid)? else {
-            return refuse(RefusalKind::NotFound, format!("{cid} is not pinned"));
-        };
-        if plan.based_on != old.revision {
-            return conflict("another operation on the same CID came first");
-        }
-        let decided = self.decide(Some(&old), old.replication, plan)?;
-        if decided.nodes == old.nodes && decided.unplaced == old.unplaced {
-            return Ok(OpResult::Done);
-        }
-        let revision = self.next_revision();
-        self.change(revision, ChangeKind::PlacementChanged, cid, None);
-        let new = Placement {
-            nodes: decided.nodes,
-            unplaced: decided.unplaced,
-            revision,
-            changed: self.time,
-            ..old.clone()
-        };
-        self.set_placement(Some(old), Some(new))?;
-        Ok(OpResult::Done)
-    }
-
     fn expire(&mut self, limit: u32) -> Result<OpResult, Stop> {
+        let start = keys::number(self.header.expiry_from.as_millis());
         let end = keys::number(self.time.as_millis().saturating_add(1));
         let mut due = Vec::new();
         let mut failed = None;
-        self.kv.scan(Table::ByExpiry, &[], Some(&end), &mut |key, _| {
+        let mut last = None;
+        self.kv.scan(Table::ByExpiry, &start, Some(&end), &mut |key, _| {
             match keys::read_by_expiry(key) {
-                Ok((_, key)) => due.push(key),
+                Ok((at, key)) => {
+                    last = Some(at);
+                    due.push(key);
+                }
                 Err(error) => failed = Some(error),
             }
             failed.is_none() && due.len() < limit as usize
@@ -318,6 +257,8 @@ impl Applier<'_> {
         if let Some(error) = failed {
             return Err(error.into());
         }
+        // Everything before is gone after this.
+        self.header.expiry_from = last.unwrap_or(self.header.expiry_from);
         for key in &due {
             let pin = pin(self.kv, key)?.ok_or_else(|| KvError(format!("the pin {key:?} is indexed but missing")))?;
             self.remove_pin(&pin, ChangeKind::PinExpired)?;
@@ -332,7 +273,8 @@ impl Applier<'_> {
             replication,
             mode,
             pins,
-        } = demand(self.kv, &key.cid, old.as_ref(), None, Some(key))?;
+        } = demand(self.kv, &key.cid, old.as_ref(), Step::Remove(key))?;
+        let everyone = self.present_nodes()?;
         let revision = self.next_revision();
         self.unindex(pin);
         self.kv.delete(Table::Pins, keys::pin(key));
@@ -344,7 +286,7 @@ impl Applier<'_> {
             // hold it go on holding it, because a node that is not assigned lets go only after the placement names
             // others. That is why the list starts with all nodes when the factor shrinks from everywhere.
             let nodes = if old.replication.is_everywhere() && !replication.is_everywhere() {
-                self.present_nodes().unwrap_or_default()
+                everyone.clone()
             } else {
                 old.nodes.clone()
             };
@@ -365,85 +307,10 @@ impl Applier<'_> {
         self.set_placement(old, new)
     }
 
-    pub(super) fn present_nodes(&self) -> Result<Vec<NodeId>, KvError> {
-        let nodes = super::read::nodes(self.kv)?;
-        Ok(nodes
-            .iter()
-            .filter(|node| node.state != NodeState::Gone)
-            .map(|node| node.id)
-            .collect())
-    }
-
-    fn placement_of(&self, cid: &Cid) -> Result<Placement, KvError> {
-        placement(self.kv, cid)?.ok_or_else(|| KvError(format!("{cid} is pinned but has no placement")))
-    }
-
-    /// Replaces a placement with all that hangs on it: indexes, counters, and the nodes that must look.
-    pub(super) fn set_placement(&mut self, old: Option<Placement>, new: Option<Placement>) -> Result<(), KvError> {
-        let Some(cid) = new.as_ref().or(old.as_ref()).map(|placement| placement.cid) else {
-            return Ok(());
-        };
-        let row = keys::cid(&cid);
-        let (old_nodes, old_everywhere) = held_by(old.as_ref());
-        let (new_nodes, new_everywhere) = held_by(new.as_ref());
-        for id in old_nodes.iter().filter(|id| !new_nodes.contains(id)) {
-            self.kv.delete(Table::ByNode, keys::by_node(*id, &cid));
-        }
-        for id in new_nodes.iter().filter(|id| !old_nodes.contains(id)) {
-            self.kv.put(Table::ByNode, keys::by_node(*id, &cid), Vec::new());
-        }
-        match (old_everywhere, new_everywhere) {
-            (false, true) => self.kv.put(Table::Everywhere, row.clone(), Vec::new()),
-            (true, false) => self.kv.delete(Table::Everywhere, row.clone()),
-            _ => {}
-        }
-
-        let amiss = |placement: Option<&Placement>| {
-            placement.and_then(|placement| Unsettled::of(placement.replication, placement.nodes.len()))
-        };
-        let (was, is) = (amiss(old.as_ref()), amiss(new.as_ref()));
-        if was != is {
-            match is {
-                Some(is) => self.kv.put(Table::Unsettled, row.clone(), vec![is.code()]),
-                None => self.kv.delete(Table::Unsettled, row.clone()),
-            }
-        }
-        let too_few = |amiss| u64::from(amiss == Some(Unsettled::TooFew));
-        self.header.unplaced = (self.header.unplaced + too_few(is)).saturating_sub(too_few(was));
-        self.header.cids = (self.header.cids + u64::from(new.is_some())).saturating_sub(u64::from(old.is_some()));
-
-        // A node that holds it before and after must still look when the mode changed.
-        let same_mode = old.as_ref().map(|old| old.mode) == new.as_ref().map(|new| new.mode);
-        let mut touched: Vec<NodeId> = if old_everywhere || new_everywhere {
-            if old_everywhere && new_everywhere && same_mode {
-                Vec::new()
-            } else {
-                [self.present_nodes()?.as_slice(), old_nodes, new_nodes].concat()
-            }
-        } else {
-            let only = |these: &[NodeId], those: &[NodeId]| -> Vec<NodeId> {
-                these
-                    .iter()
-                    .filter(|id| !same_mode || !those.contains(id))
-                    .copied()
-                    .collect()
-            };
-            let mut touched = only(old_nodes, new_nodes);
-            touched.extend(only(new_nodes, old_nodes));
-            touched
-        };
-        touched.sort_unstable();
-        touched.dedup();
-        self.effects.touched.extend(touched.into_iter().map(|node| (node, cid)));
-
-        match &new {
-            Some(new) => self.kv.put(Table::Placements, row, codec::encode_placement(new)),
-            None => self.kv.delete(Table::Placements, row),
-        }
-        Ok(())
-    }
-
     fn index(&mut self, pin: &Pin) {
+        if let Some(at) = pin.options.expire_at {
+            self.header.expiry_from = self.header.expiry_from.min(at);
+        }
         for (table, key) in index_rows(pin) {
             self.kv.put(table, key, Vec::new());
         }
@@ -455,12 +322,12 @@ impl Applier<'_> {
         }
     }
 
-    fn next_revision(&mut self) -> u64 {
+    pub(super) fn next_revision(&mut self) -> u64 {
         self.header.revision += 1;
         self.header.revision
     }
 
-    fn change(&mut self, revision: u64, kind: ChangeKind, cid: &Cid, key: Option<PinKey>) {
+    pub(super) fn change(&mut self, revision: u64, kind: ChangeKind, cid: &Cid, key: Option<PinKey>) {
         let change = Change {
             revision,
             kind,
@@ -482,41 +349,15 @@ impl Applier<'_> {
         }
     }
 
-    fn forget_requests(&mut self, limit: usize) -> Result<(), KvError> {
-        let kept = u64::try_from(REQUESTS_KEPT_FOR.as_millis()).unwrap_or(u64::MAX);
-        let end = keys::number(self.time.as_millis().saturating_sub(kept));
-        let mut old = Vec::new();
-        self.kv.scan(Table::RequestTimes, &[], Some(&end), &mut |key, _| {
-            old.push(key.to_vec());
-            old.len() < limit.max(1)
-        })?;
-        for key in old {
-            self.kv
-                .delete(Table::Requests, key.get(8..).unwrap_or_default().to_vec());
-            self.kv.delete(Table::RequestTimes, key);
-        }
-        Ok(())
-    }
-
     pub(super) fn put_node(&mut self, node: &StorageNode) {
         self.kv.put(Table::Nodes, keys::node(node.id), codec::encode_node(node));
+        self.states = None;
         self.effects.nodes_changed = true;
     }
 
     pub(super) fn nodes_of(&self, peer: PeerId) -> Result<Vec<StorageNode>, KvError> {
         super::read::nodes_of_peer(self.kv, peer)
     }
-}
-
-struct Decided {
-    nodes: Vec<NodeId>,
-    unplaced: Option<String>,
-}
-
-fn held_by(placement: Option<&Placement>) -> (&[NodeId], bool) {
-    placement.map_or((&[], false), |placement| {
-        (&placement.nodes, placement.replication.is_everywhere())
-    })
 }
 
 /// The index rows of a pin, apart from its place by CID.
@@ -538,6 +379,16 @@ pub(super) fn index_rows(pin: &Pin) -> Vec<(Table, Vec<u8>)> {
     rows
 }
 
+/// The addresses at which a CID's content may be found: those that are named now, and those that were named before by any
+/// pin of it. They only help to find it, so one pin's silence is no reason to forget what another said.
+fn known_origins(named: &[String], old: Option<&Placement>) -> Vec<String> {
+    let before = old.map_or(&[][..], |old| &old.origins);
+    let mut origins = named.to_vec();
+    origins.extend(before.iter().filter(|origin| !named.contains(origin)).cloned());
+    origins.truncate(limits::ORIGINS);
+    origins
+}
+
 fn pinned(outcome: PinOutcome, pin: &Pin, placement: &Placement) -> OpResult {
     OpResult::Pinned(Pinned {
         outcome,
@@ -550,7 +401,7 @@ fn pinned(outcome: PinOutcome, pin: &Pin, placement: &Placement) -> OpResult {
     })
 }
 
-fn conflict<T>(why: impl Into<String>) -> Result<T, Stop> {
+pub(super) fn conflict<T>(why: impl Into<String>) -> Result<T, Stop> {
     refuse(RefusalKind::Conflict, why)
 }
 

@@ -383,6 +383,12 @@ struct HeaderV1 {
     settings: Option<SettingsV1>,
     #[prost(uint64, tag = "8")]
     changes_from: u64,
+    #[prost(uint64, tag = "9")]
+    requests: u64,
+    #[prost(uint64, tag = "10")]
+    requests_from: u64,
+    #[prost(uint64, tag = "11")]
+    expiry_from: u64,
 }
 
 pub(super) fn encode_header(header: &Header) -> Vec<u8> {
@@ -395,6 +401,9 @@ pub(super) fn encode_header(header: &Header) -> Vec<u8> {
         unplaced: header.unplaced,
         settings: Some((&header.settings).into()),
         changes_from: header.changes_from,
+        requests: header.requests,
+        requests_from: header.requests_from.as_millis(),
+        expiry_from: header.expiry_from.as_millis(),
     })
 }
 
@@ -409,6 +418,9 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, KvError> {
         unplaced: stored.unplaced,
         settings: stored.settings.unwrap_or_default().read(),
         changes_from: stored.changes_from,
+        requests: stored.requests,
+        requests_from: Timestamp::from_millis(stored.requests_from),
+        expiry_from: Timestamp::from_millis(stored.expiry_from),
     })
 }
 

@@ -1,8 +1,17 @@
 //! What all pins of a CID ask for together. Planning and applying both ask here, so they can't disagree.
+//!
+//! A placement carries the demand of its CID, so one more pin costs no look at the others. Replacing or removing one does:
+//! whether the largest demand was its own is only known from the rest. They are read from one range of
+//! [`Table::CidPins`], whose rows carry what each asks for, and their number is bounded ([`PINS_PER_CID_MAX`]).
 
-use super::read::{pin, pins_of};
-use super::view::{KvError, KvRead};
+use super::keys;
+use super::read::collect;
+use super::view::{KvError, KvRead, Table};
 use crate::{Cid, PinKey, PinMode, PinOptions, Placement, Replication};
+
+/// Most pins of one CID, over all namespaces and slots. Replacing or removing one of them reads them all on every peer, and
+/// who can choose slots could otherwise hold up the whole cluster.
+pub const PINS_PER_CID_MAX: u32 = 10_000;
 
 /// The largest demand of all pins of one CID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,11 +25,10 @@ pub struct Demand {
 }
 
 impl Demand {
-    fn add(&mut self, options: &PinOptions) {
-        let asked = options.replication;
+    fn add(&mut self, asked: Replication, mode: PinMode) {
         if self.pins == 0 {
             self.replication = asked;
-            self.mode = options.mode;
+            self.mode = mode;
         } else {
             if self.replication.is_everywhere() || asked.is_everywhere() {
                 self.replication = Replication::EVERYWHERE;
@@ -28,7 +36,7 @@ impl Demand {
                 self.replication.min = self.replication.min.max(asked.min);
                 self.replication.max = self.replication.max.max(asked.max);
             }
-            if options.mode == PinMode::Recursive {
+            if mode == PinMode::Recursive {
                 self.mode = PinMode::Recursive;
             }
         }
@@ -36,27 +44,75 @@ impl Demand {
     }
 }
 
-/// The demand for `cid`, with one pin as it shall be and one left out. `placement` is the CID's present one: when there
-/// is none there are no pins either, and the most frequent case costs no scan.
-pub fn demand(
-    kv: &dyn KvRead,
-    cid: &Cid,
-    placement: Option<&Placement>,
-    with: Option<(&PinKey, &PinOptions)>,
-    without: Option<&PinKey>,
-) -> Result<Demand, KvError> {
+/// A change to the pins of a CID.
+#[derive(Debug, Clone, Copy)]
+pub enum Step<'a> {
+    /// None: what the pins ask for as they are.
+    None,
+    /// A pin that is not there yet.
+    Add(&'a PinOptions),
+    /// A pin with other options.
+    Replace(&'a PinKey, &'a PinOptions),
+    /// One pin less.
+    Remove(&'a PinKey),
+}
+
+/// The demand for `cid` after a step. `placement` is the CID's present one: when there is none there are no pins either.
+pub fn demand(kv: &dyn KvRead, cid: &Cid, placement: Option<&Placement>, step: Step<'_>) -> Result<Demand, KvError> {
     let mut demand = Demand::default();
-    if placement.is_some() {
-        for key in pins_of(kv, cid)? {
-            if Some(&key) == without || with.is_some_and(|(with, _)| *with == key) {
-                continue;
+    let (left_out, with) = match step {
+        Step::Add(options) => {
+            if let Some(placement) = placement {
+                demand = Demand {
+                    replication: placement.replication,
+                    mode: placement.mode,
+                    pins: placement.pins,
+                };
             }
-            let pin = pin(kv, &key)?.ok_or_else(|| KvError(format!("the pin {key:?} is indexed but missing")))?;
-            demand.add(&pin.options);
+            demand.add(options.replication, options.mode);
+            return Ok(demand);
+        }
+        Step::None => (None, None),
+        Step::Replace(key, options) => (Some(key), Some(options)),
+        Step::Remove(key) => (Some(key), None),
+    };
+    if placement.is_some() {
+        let left_out = left_out.map(keys::cid_pin);
+        let rows = collect(kv, Table::CidPins, &keys::cid(cid), |key, value| {
+            let asked = decode_asked(value)?;
+            Ok((left_out.as_deref() != Some(key)).then_some(asked))
+        })?;
+        for (replication, mode) in rows.into_iter().flatten() {
+            demand.add(replication, mode);
         }
     }
-    if let Some((_, options)) = with {
-        demand.add(options);
+    if let Some(options) = with {
+        demand.add(options.replication, options.mode);
     }
     Ok(demand)
+}
+
+/// The value of a row in `CidPins`: both factors and the mode.
+pub(super) fn encode_asked(options: &PinOptions) -> Vec<u8> {
+    let mut out = Vec::with_capacity(9);
+    out.extend_from_slice(&options.replication.min.to_be_bytes());
+    out.extend_from_slice(&options.replication.max.to_be_bytes());
+    out.push(u8::from(options.mode == PinMode::Recursive));
+    out
+}
+
+fn decode_asked(value: &[u8]) -> Result<(Replication, PinMode), KvError> {
+    let damaged = || KvError("what a pin asks for is damaged in the state".into());
+    let (min, rest) = value.split_first_chunk::<4>().ok_or_else(damaged)?;
+    let (max, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+    let mode = match rest {
+        [0] => PinMode::Direct,
+        [1] => PinMode::Recursive,
+        _ => return Err(damaged()),
+    };
+    let replication = Replication {
+        min: i32::from_be_bytes(*min),
+        max: i32::from_be_bytes(*max),
+    };
+    Ok((replication, mode))
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::apply::{each_row, index_rows};
 use super::codec::{decode_pin, decode_placement};
-use super::demand::demand;
+use super::demand::{Step, demand};
 use super::keys;
 use super::read::{header, nodes};
 use super::records::Unsettled;
@@ -43,7 +43,7 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
         .collect();
     for (cid, value) in &placed {
         let placement = decode_placement(*cid, value).map_err(text)?;
-        let wanted = demand(kv, cid, Some(&placement), None, None).map_err(text)?;
+        let wanted = demand(kv, cid, Some(&placement), Step::None).map_err(text)?;
         if (placement.replication, placement.mode, placement.pins) != (wanted.replication, wanted.mode, wanted.pins) {
             return Err(format!(
                 "{cid} is placed as {placement:?}, and its pins ask for {wanted:?}"
@@ -77,8 +77,8 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
         );
         // 4. What does not fit its factors is listed, so that the loop finds it.
         let amiss = Unsettled::of(placement.replication, placement.nodes.len());
-        if amiss.is_some() {
-            expected.insert((Table::Unsettled, keys::cid(cid)));
+        if let Some(amiss) = amiss {
+            expected.insert((Table::Unsettled, keys::unsettled(amiss, cid)));
         }
         if amiss == Some(Unsettled::TooFew) {
             unplaced += 1;
@@ -124,6 +124,30 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
             "the header counts {header:?}; there are {total} pins, {cids} CIDs, {unplaced} unplaced"
         ));
     }
+
+    let mut requests = 0;
+    each_row(kv, Table::RequestTimes, |key, _| {
+        requests += 1;
+        let from = keys::number(header.requests_from.as_millis());
+        if key < from.as_slice() {
+            return Err(super::view::KvError("a request lies before the oldest".into()));
+        }
+        Ok(())
+    })
+    .map_err(text)?;
+    if header.requests != requests {
+        return Err(format!(
+            "{} requests are counted and {requests} remembered",
+            header.requests
+        ));
+    }
+    each_row(kv, Table::ByExpiry, |key, _| {
+        if keys::read_by_expiry(key)?.0 < header.expiry_from {
+            return Err(super::view::KvError("a pin expires before the first expiry".into()));
+        }
+        Ok(())
+    })
+    .map_err(text)?;
 
     // 6. A name belongs to one node that is not gone.
     let mut names = BTreeSet::new();

@@ -52,7 +52,19 @@ pub fn read_cid_pin(key: &[u8]) -> Result<PinKey, KvError> {
     })
 }
 
-/// Key in `Placements`, `Everywhere` and `Unsettled`.
+/// Key in `Unsettled`: rows of one kind lie together, so that a loop that looks for one kind passes over no other.
+pub fn unsettled(kind: super::Unsettled, cid: &Cid) -> Vec<u8> {
+    let mut out = vec![kind.code()];
+    out.extend_from_slice(&cid.to_bytes());
+    out
+}
+
+/// Reads the CID of a key in `Unsettled`.
+pub fn read_unsettled(key: &[u8]) -> Result<Cid, KvError> {
+    read_whole_cid(key.get(1..).unwrap_or_default())
+}
+
+/// Key in `Placements` and `Everywhere`.
 pub fn cid(cid: &Cid) -> Vec<u8> {
     cid.to_bytes()
 }

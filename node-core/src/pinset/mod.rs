@@ -11,14 +11,16 @@ mod invariants;
 pub mod keys;
 mod members;
 mod memory;
+mod placing;
 mod read;
 mod records;
+mod requests;
 mod view;
 
-pub use apply::{CHANGES_KEPT, EXPIRE_LIMIT_MAX, Effects, REQUESTS_KEPT_FOR, apply};
+pub use apply::{CHANGES_KEPT, EXPIRE_LIMIT_MAX, Effects, apply};
 pub use codec::{decode_change, decode_node, decode_peer, decode_pin, decode_placement};
 pub use command_codec::{decode_requests, decode_results, encode_requests, encode_results};
-pub use demand::{Demand, demand};
+pub use demand::{Demand, PINS_PER_CID_MAX, Step, demand};
 pub use invariants::check_invariants;
 pub use members::{FIRST_RAFT_ID, NODES_MAX, PEERS_MAX, TOKENS_MAX};
 pub use memory::MemoryKv;
@@ -26,4 +28,5 @@ pub use read::{
     changes_after, find_node, header, next_expiry, node, nodes, nodes_of_peer, peer, peers, pin, pins_of, placement,
 };
 pub use records::{Change, ChangeKind, Header, Settings, Unsettled};
+pub use requests::{REQUESTS_KEPT_FOR, REQUESTS_KEPT_MAX};
 pub use view::{KvError, KvRead, KvWrite, Table, Visit};

@@ -73,7 +73,8 @@ pub fn peers(kv: &dyn KvRead) -> Result<Vec<Peer>, KvError> {
 /// When the next pin expires.
 pub fn next_expiry(kv: &dyn KvRead) -> Result<Option<Timestamp>, KvError> {
     let mut first = None;
-    kv.scan(Table::ByExpiry, &[], None, &mut |key, _| {
+    let start = keys::number(header(kv)?.expiry_from.as_millis());
+    kv.scan(Table::ByExpiry, &start, None, &mut |key, _| {
         first = Some(keys::read_by_expiry(key).map(|(time, _)| time));
         false
     })?;

@@ -39,6 +39,13 @@ pub struct Header {
     pub settings: Settings,
     /// The oldest revision whose change is still kept.
     pub changes_from: u64,
+    /// Request IDs that are remembered.
+    pub requests: u64,
+    /// No remembered request is older. Looking for old ones begins here: before it lie only the marks of removed rows,
+    /// of which a day's work leaves millions.
+    pub requests_from: Timestamp,
+    /// No pin expires before. Looking for what is due begins here, for the same reason.
+    pub expiry_from: Timestamp,
 }
 
 impl Default for Header {
@@ -52,6 +59,9 @@ impl Default for Header {
             unplaced: 0,
             settings: Settings::default(),
             changes_from: 1,
+            requests: 0,
+            requests_from: Timestamp::ZERO,
+            expiry_from: Timestamp::ZERO,
         }
     }
 }
@@ -136,15 +146,8 @@ impl Unsettled {
         }
     }
 
-    /// The value of the row.
+    /// What the row's key begins with.
     pub fn code(self) -> u8 {
         self as u8
-    }
-
-    /// Reads the value of a row.
-    pub fn from_code(code: u8) -> Option<Self> {
-        [Self::TooFew, Self::TooMany, Self::BelowMax]
-            .into_iter()
-            .find(|this| this.code() == code)
     }
 }

@@ -2,8 +2,9 @@
 //! itself.
 //!
 //! 1. **Filter.** A node takes new pins when it is active, not known to be unreachable, has room above the watermark
-//!    (less what was just placed there) and its queue is not full. A node that holds the CID already keeps it unless it
-//!    is draining or gone: moving costs more than any gain in balance.
+//!    and its queue is not full. Where the usual size of its pins is known, what waits there and what was just placed
+//!    there count as room taken. A node that holds the CID already keeps it unless it is draining or gone, or the user
+//!    chose others: moving costs more than any gain in balance.
 //! 2. **Spread.** Of the nodes left, those come first whose failure domains hold the fewest replicas, widest domain
 //!    first. Replicas that stay count.
 //! 3. **Draw.** Among equals the choice is a weighted rendezvous: each node draws `-ln(u) / score`, where `u` in (0, 1)
@@ -13,6 +14,8 @@
 //!
 //! Nodes that were not heard of yet come after those known to be well: a new leader can place at once, and places well
 //! as soon as it has heard.
+//!
+//! Who is no longer chosen does not let go at once: [`hand_over`] keeps it until those that stay hold the content.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,10 +43,19 @@ pub struct Candidate {
     pub total_bytes: Option<u64>,
     /// Pins that wait there.
     pub queued: u64,
-    /// Bytes promised since it last reported.
-    pub reserved_bytes: u64,
+    /// Bytes that a pin there takes on average, once there are enough to tell.
+    pub pin_bytes: Option<u64>,
     /// Pins promised since it last reported.
     pub reserved_pins: u64,
+}
+
+/// What a pin is taken to need where nothing is known: enough to spread a burst, which is all it is used for.
+const PIN_BYTES_ASSUMED: u64 = 1 << 20;
+
+/// The mean size of the pins of a node that holds `pinned` of them in `used_bytes`. None for so few that it would be chance.
+pub fn pin_bytes(used_bytes: u64, pinned: u64) -> Option<u64> {
+    const ENOUGH: u64 = 100;
+    (pinned >= ENOUGH).then(|| used_bytes / pinned)
 }
 
 /// What is to be placed.
@@ -61,8 +73,6 @@ pub struct Request<'a> {
     pub preferred: &'a [NodeId],
     /// Tags whose values are failure domains, widest first.
     pub spread_by: &'a [String],
-    /// What it is taken to need.
-    pub size_estimate_bytes: u64,
 }
 
 /// Limits of the filter.
@@ -179,9 +189,8 @@ impl Fleet {
     }
 
     /// Counts room as taken until the node's next report.
-    pub fn reserve(&mut self, node: NodeId, bytes: u64, pins: u64) {
+    pub fn reserve(&mut self, node: NodeId, pins: u64) {
         if let Some(candidate) = self.by_id.get(&node).and_then(|place| self.candidates.get_mut(*place)) {
-            candidate.reserved_bytes = candidate.reserved_bytes.saturating_add(bytes);
             candidate.reserved_pins = candidate.reserved_pins.saturating_add(pins);
         }
     }
@@ -193,7 +202,7 @@ impl Fleet {
         if chosen.len() < needed {
             let is_chosen = |candidate: &&Candidate| !chosen.iter().any(|pick| pick.candidate.id == candidate.id);
             let refused = self.candidates.iter().filter(is_chosen).filter_map(|candidate| {
-                let reason = self.refuses(candidate, request.size_estimate_bytes)?;
+                let reason = self.refuses(candidate)?;
                 Some((candidate.name.clone(), reason))
             });
             return Err(NotPlaceable {
@@ -209,14 +218,19 @@ impl Fleet {
 
     fn choose(&self, request: &Request<'_>) -> Vec<Pick<'_>> {
         let wanted = usize::try_from(request.max).unwrap_or(0);
-        let pick = |candidate| self.pick(candidate, request);
-        let mut chosen: Vec<Pick<'_>> = request
+        let key = request.cid.to_bytes();
+        let pick = |candidate| self.pick(candidate, request, &key);
+        let known = |id: &NodeId| self.by_id.get(id).and_then(|place| self.candidates.get(*place));
+        // Who holds it, and whom the user chose, as far as they can: the latter come before the former when there are more
+        // than wanted.
+        let holders = request
             .current
             .iter()
-            .filter_map(|id| self.by_id.get(id).and_then(|place| self.candidates.get(*place)))
-            .filter(|candidate| keeps(candidate))
-            .map(pick)
-            .collect();
+            .filter_map(known)
+            .filter(|candidate| keeps(candidate));
+        let asked_for = request.preferred.iter().filter_map(known);
+        let asked_for = asked_for.filter(|candidate| self.refuses(candidate).is_none());
+        let mut chosen: Vec<Pick<'_>> = holders.chain(asked_for).map(pick).collect();
         chosen.sort_by_key(|pick| pick.candidate.id);
         chosen.dedup_by_key(|pick| pick.candidate.id);
         while chosen.len() > wanted {
@@ -227,8 +241,7 @@ impl Fleet {
         }
         if chosen.len() < wanted {
             let free = |candidate: &&Candidate| {
-                !chosen.iter().any(|pick| pick.candidate.id == candidate.id)
-                    && self.refuses(candidate, request.size_estimate_bytes).is_none()
+                !chosen.iter().any(|pick| pick.candidate.id == candidate.id) && self.refuses(candidate).is_none()
             };
             let mut rest: Vec<Pick<'_>> = self.candidates.iter().filter(free).map(pick).collect();
             while chosen.len() < wanted && !rest.is_empty() {
@@ -239,7 +252,8 @@ impl Fleet {
         chosen
     }
 
-    fn pick<'a>(&'a self, candidate: &'a Candidate, request: &Request<'_>) -> Pick<'a> {
+    /// `key` is the CID's bytes, made once for all nodes.
+    fn pick<'a>(&'a self, candidate: &'a Candidate, request: &Request<'_>, key: &[u8]) -> Pick<'a> {
         let preferred = request
             .preferred
             .iter()
@@ -255,14 +269,15 @@ impl Fleet {
             candidate,
             preferred,
             unknown,
-            draw: draw(request.cid, candidate.id, score),
+            draw: draw(key, candidate.id, score),
             score,
         }
     }
 
     fn free(&self, candidate: &Candidate) -> f64 {
         let free = candidate.free_bytes.map_or(self.free_assumed, |free| free as f64);
-        (free - candidate.reserved_bytes as f64).max(0.0)
+        let promised = candidate.reserved_pins as f64 * candidate.pin_bytes.unwrap_or(PIN_BYTES_ASSUMED) as f64;
+        (free - promised).max(0.0)
     }
 
     fn score(&self, candidate: &Candidate) -> f64 {
@@ -271,7 +286,7 @@ impl Fleet {
     }
 
     /// Why a node takes nothing new.
-    fn refuses(&self, candidate: &Candidate, size: u64) -> Option<String> {
+    fn refuses(&self, candidate: &Candidate) -> Option<String> {
         match candidate.state {
             NodeState::Active => {}
             state => return Some(format!("it is {}", state.as_str())),
@@ -283,11 +298,21 @@ impl Fleet {
             return Some(format!("{} pins wait there already", candidate.queued));
         }
         if let (Some(free), Some(total)) = (candidate.free_bytes, candidate.total_bytes) {
-            let left = free.saturating_sub(candidate.reserved_bytes).saturating_sub(size);
+            // Nothing is taken for what is not known: a guess that is too large would refuse pins that fit.
+            let coming = candidate.queued.saturating_add(candidate.reserved_pins);
+            let promised = coming.saturating_mul(candidate.pin_bytes.unwrap_or(0));
             let kept = (total as f64 * self.policy.free_share_min) as u64;
-            if left < kept || free == 0 {
-                let mib = |bytes: u64| bytes >> 20;
+            let mib = |bytes: u64| bytes >> 20;
+            if free < kept || free == 0 {
                 return Some(format!("it is full: {} MiB of {} MiB are free", mib(free), mib(total)));
+            }
+            if free.saturating_sub(promised) < kept {
+                return Some(format!(
+                    "it will be full: {} MiB of {} MiB are free, and the {coming} pins on their way need about {} MiB",
+                    mib(free),
+                    mib(total),
+                    mib(promised)
+                ));
             }
         } else if candidate.free_bytes == Some(0) {
             return Some("it is full".into());
@@ -296,15 +321,32 @@ impl Fleet {
     }
 }
 
+/// Whom a placement names on the way from `current` to `planned`, ascending. Whoever leaves goes on holding the content until
+/// all of `planned` hold it: a node that lets go first may take the last copy with it.
+///
+/// `holds` says what is known of a node: that it holds the content, that it does not, or nothing. Who may hold it stays.
+pub fn hand_over(current: &[NodeId], planned: &[NodeId], holds: impl Fn(NodeId) -> Option<bool>) -> Vec<NodeId> {
+    let mut nodes = planned.to_vec();
+    let arrived = !planned.is_empty() && planned.iter().all(|id| holds(*id) == Some(true));
+    if !arrived {
+        let leaving = current.iter().filter(|id| !planned.contains(id));
+        nodes.extend(leaving.filter(|id| holds(**id) != Some(false)));
+    }
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes
+}
+
 /// Every node with the reason why it is chosen, ranked or left out.
 pub fn explain(request: &Request<'_>, candidates: &[Candidate], policy: &Policy) -> Vec<Verdict> {
     let fleet = Fleet::new(candidates.to_vec(), policy.clone());
     let chosen = fleet.choose(request);
+    let key = request.cid.to_bytes();
     let place = |id: NodeId| chosen.iter().position(|pick| pick.candidate.id == id);
     let mut order: Vec<Pick<'_>> = fleet
         .candidates
         .iter()
-        .map(|candidate| fleet.pick(candidate, request))
+        .map(|candidate| fleet.pick(candidate, request, &key))
         .collect();
     order.sort_by(|a, b| a.order().partial_cmp(&b.order()).unwrap_or(std::cmp::Ordering::Equal));
     let mut rank = chosen.len();
@@ -312,7 +354,7 @@ pub fn explain(request: &Request<'_>, candidates: &[Candidate], policy: &Policy)
     for pick in order {
         let candidate = pick.candidate;
         let current = request.current.contains(&candidate.id);
-        let refusal = fleet.refuses(candidate, request.size_estimate_bytes);
+        let refusal = fleet.refuses(candidate);
         let (rank, reason) = match (place(candidate.id), refusal) {
             (Some(place), refusal) if current => {
                 let note = refusal
@@ -436,239 +478,12 @@ fn worst_to_keep(chosen: &[Pick<'_>], spread_by: &[String]) -> Option<usize> {
 }
 
 /// A node's draw for a CID: the smallest wins, in proportion to the scores (weighted rendezvous hashing).
-fn draw(cid: &Cid, node: NodeId, score: f64) -> f64 {
-    let hash = xxhash_rust::xxh3::xxh3_64_with_seed(&cid.to_bytes(), u64::from(node.0));
+fn draw(cid: &[u8], node: NodeId, score: f64) -> f64 {
+    let hash = xxhash_rust::xxh3::xxh3_64_with_seed(cid, u64::from(node.0));
     // 53 bits make an even number in (0, 1): neither end, so the logarithm is finite and not zero.
     let unit = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     -unit.ln() / score.max(f64::MIN_POSITIVE)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn cid(number: u32) -> Cid {
-        let mut bytes = vec![0x01, 0x55, 0x12, 0x20];
-        let mut digest = [0; 32];
-        digest[..4].copy_from_slice(&number.to_be_bytes());
-        bytes.extend(digest);
-        Cid::from_bytes(&bytes).expect("valid")
-    }
-
-    fn node(id: u32, zone: &str) -> Candidate {
-        Candidate {
-            id: NodeId(id),
-            name: format!("node-{id}"),
-            state: NodeState::Active,
-            tags: BTreeMap::from([("zone".into(), zone.into())]),
-            weight: 1.0,
-            reachable: Some(true),
-            free_bytes: Some(100 << 30),
-            total_bytes: Some(200 << 30),
-            queued: 0,
-            reserved_bytes: 0,
-            reserved_pins: 0,
-        }
-    }
-
-    struct Ask {
-        cid: Cid,
-        min: i32,
-        max: i32,
-        current: Vec<NodeId>,
-        preferred: Vec<NodeId>,
-        spread_by: Vec<String>,
-    }
-
-    impl Ask {
-        fn new(number: u32, min: i32, max: i32) -> Self {
-            let spread_by = vec!["zone".into()];
-            Self {
-                cid: cid(number),
-                min,
-                max,
-                current: Vec::new(),
-                preferred: Vec::new(),
-                spread_by,
-            }
-        }
-
-        fn request(&self) -> Request<'_> {
-            Request {
-                cid: &self.cid,
-                min: self.min,
-                max: self.max,
-                current: &self.current,
-                preferred: &self.preferred,
-                spread_by: &self.spread_by,
-                size_estimate_bytes: 1 << 20,
-            }
-        }
-
-        fn of(&self, candidates: &[Candidate]) -> Result<Plan, NotPlaceable> {
-            Fleet::new(candidates.to_vec(), Policy::default()).allocate(&self.request())
-        }
-    }
-
-    #[test]
-    fn a_refusal_names_who_refused_and_why() {
-        let mut nodes = vec![node(1, "a"), node(2, "b"), node(3, "c")];
-        nodes[0].state = NodeState::Cordoned;
-        nodes[1].free_bytes = Some(1 << 30);
-        nodes[2].reachable = Some(false);
-        let refused = Ask::new(1, 1, 2).of(&nodes).expect_err("refused").to_string();
-        for part in [
-            "1 storage nodes",
-            "node-1: it is cordoned",
-            "node-2: it is full",
-            "node-3: it is not reachable",
-        ] {
-            assert!(refused.contains(part), "{refused}");
-        }
-    }
-
-    #[test]
-    fn a_new_leader_places_on_nodes_it_has_not_heard_of() {
-        let mut nodes = vec![node(1, "a"), node(2, "b")];
-        for node in &mut nodes {
-            (node.reachable, node.free_bytes, node.total_bytes) = (None, None, None);
-        }
-        assert_eq!(Ask::new(1, 2, 2).of(&nodes).expect("placed").nodes.len(), 2);
-        nodes[1].reachable = Some(true);
-        assert_eq!(Ask::new(1, 1, 1).of(&nodes).expect("placed").nodes, [NodeId(2)]);
-    }
-
-    #[test]
-    fn who_holds_it_keeps_it_and_who_drains_does_not() {
-        let mut nodes = vec![node(1, "a"), node(2, "b"), node(3, "c")];
-        nodes[0].state = NodeState::Cordoned;
-        nodes[1].state = NodeState::Draining;
-        let mut ask = Ask::new(1, 2, 2);
-        ask.current = vec![NodeId(1), NodeId(2)];
-        assert_eq!(ask.of(&nodes).expect("placed").nodes, [NodeId(1), NodeId(3)]);
-    }
-
-    #[test]
-    fn survivors_count_for_the_spread() {
-        let nodes = [node(1, "a"), node(2, "a"), node(3, "a"), node(4, "b")];
-        for number in 0..50 {
-            let mut ask = Ask::new(number, 2, 2);
-            ask.current = vec![NodeId(1)];
-            assert_eq!(ask.of(&nodes).expect("placed").nodes, [NodeId(1), NodeId(4)]);
-        }
-    }
-
-    #[test]
-    fn a_smaller_factor_drops_who_is_missed_least() {
-        let nodes = [node(1, "a"), node(2, "a"), node(3, "b")];
-        for number in 0..50 {
-            let mut ask = Ask::new(number, 2, 2);
-            ask.current = vec![NodeId(1), NodeId(2), NodeId(3)];
-            assert!(ask.of(&nodes).expect("placed").nodes.contains(&NodeId(3)));
-        }
-    }
-
-    #[test]
-    fn shares_follow_space_and_weight() {
-        let mut nodes = [node(1, "a"), node(2, "a"), node(3, "a")];
-        nodes[1].weight = 2.0;
-        nodes[2].free_bytes = Some(50 << 30);
-        let fleet = Fleet::new(nodes.to_vec(), Policy::default());
-        let mut counts = [0; 4];
-        for number in 0..7_000 {
-            let plan = fleet.allocate(&Ask::new(number, 1, 1).request()).expect("placed");
-            counts[plan.nodes[0].0 as usize] += 1;
-        }
-        // In proportion 2 : 4 : 1.
-        assert!((1_800..2_200).contains(&counts[1]), "{counts:?}");
-        assert!((3_800..4_200).contains(&counts[2]), "{counts:?}");
-        assert!((850..1_150).contains(&counts[3]), "{counts:?}");
-    }
-
-    #[test]
-    fn a_burst_stops_at_what_is_reserved() {
-        let mut nodes = [node(1, "a"), node(2, "a")];
-        for node in &mut nodes {
-            (node.free_bytes, node.total_bytes) = (Some(100 << 20), Some(200 << 20));
-        }
-        let mut fleet = Fleet::new(nodes.to_vec(), Policy::default());
-        let mut placed = 0;
-        for number in 0..1_000 {
-            let ask = Ask::new(number, 1, 1);
-            let Ok(plan) = fleet.allocate(&ask.request()) else {
-                break;
-            };
-            fleet.reserve(plan.nodes[0], 1 << 20, 1);
-            placed += 1;
-        }
-        // Each has 100 MiB free and keeps 5 % of 200 MiB.
-        assert_eq!(placed, 2 * 90);
-    }
-
-    #[test]
-    fn the_explanation_agrees_with_the_choice() {
-        let mut nodes = vec![node(1, "a"), node(2, "b"), node(3, "c"), node(4, "d")];
-        nodes[3].state = NodeState::Draining;
-        let mut ask = Ask::new(1, 2, 2);
-        ask.preferred = vec![NodeId(3)];
-        let plan = ask.of(&nodes).expect("placed");
-        let verdicts = explain(&ask.request(), &nodes, &Policy::default());
-        let mut chosen: Vec<_> = verdicts.iter().filter(|one| one.chosen).map(|one| one.node).collect();
-        chosen.sort_unstable();
-        assert_eq!(chosen, plan.nodes);
-        assert_eq!(verdicts[0].reason, "the user chose it");
-        assert_eq!((verdicts[3].rank, verdicts[3].reason.as_str()), (0, "it is draining"));
-    }
-
-    fn any_node(id: u32) -> impl Strategy<Value = Candidate> {
-        let reachable = prop_oneof![Just(None), Just(Some(true)), Just(Some(false))];
-        (0..4usize, "[ab]", reachable, 0..200u64, 0.1..5.0f64).prop_map(
-            move |(state, zone, reachable, free, weight)| Candidate {
-                state: NodeState::ALL[state],
-                reachable,
-                free_bytes: Some(free << 30),
-                weight,
-                ..node(id, &zone)
-            },
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn choices_keep_their_rules(
-            nodes in (1..8u32).prop_flat_map(|count| (1..=count).map(any_node).collect::<Vec<_>>()),
-            number in any::<u32>(), min in 0..4i32, more in 0..3i32,
-            current in prop::collection::vec(1..8u32, 0..4), rotate in 0..8usize,
-        ) {
-            let mut ask = Ask::new(number, min, min + more);
-            ask.current = current.into_iter().map(NodeId).collect();
-            let plan = ask.of(&nodes);
-            // The order of the candidates does not matter.
-            let mut turned = nodes.clone();
-            turned.rotate_left(rotate % nodes.len());
-            prop_assert_eq!(&plan, &ask.of(&turned));
-
-            let fleet = Fleet::new(nodes.clone(), Policy::default());
-            let by_id = |id: &NodeId| nodes.iter().find(|node| node.id == *id);
-            let kept = |id: &NodeId| ask.current.contains(id) && by_id(id).is_some_and(keeps);
-            let takes = |id: &NodeId| by_id(id).is_some_and(|node| fleet.refuses(node, 1 << 20).is_none());
-            let possible = nodes.iter().filter(|node| kept(&node.id) || takes(&node.id)).count();
-            match plan {
-                Ok(plan) => {
-                    prop_assert_eq!(plan.nodes.len(), possible.min((min + more) as usize));
-                    prop_assert!(plan.nodes.iter().all(|id| kept(id) || takes(id)));
-                    // Nobody moves who could stay.
-                    let staying = ask.current.iter().filter(|id| kept(id)).collect::<std::collections::BTreeSet<_>>();
-                    let stayed = plan.nodes.iter().filter(|id| staying.contains(id)).count();
-                    prop_assert_eq!(stayed, staying.len().min((min + more) as usize));
-                }
-                Err(refused) => {
-                    prop_assert_eq!(refused.available, possible);
-                    prop_assert!(possible < min as usize);
-                }
-            }
-        }
-    }
-}
+mod tests;
