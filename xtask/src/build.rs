@@ -101,6 +101,47 @@ pub fn test(folder: &Path, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
 }
 
+/// The cargo-deny that is installed and run. Pinned: its checks change from version to version.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Checks all dependencies by `deny.toml`, with a cargo-deny of the user's cache folder, which is compiled when it is
+/// missing there.
+pub fn deny(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    let root_folder = machine::cache()?.join("tools").join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = root_folder.join("bin").join("cargo-deny");
+    if !program.is_file() {
+        machine::prepare()?;
+        step("building cargo-deny (once: 4 to 8 minutes)", || {
+            let mut command = cargo(&root_folder.join("target"));
+            command.args([
+                "install",
+                "--locked",
+                "--quiet",
+                "cargo-deny",
+                "--version",
+                CARGO_DENY,
+                "--root",
+            ]);
+            let status = command.arg(&root_folder).status().context("cannot run cargo")?;
+            ensure!(status.success(), "cargo-deny could not be built");
+            // Only the program is used again.
+            let _ = std::fs::remove_dir_all(root_folder.join("target"));
+            Ok(())
+        })?;
+    }
+    let mut check = Command::new(&program);
+    check.current_dir(root()).stdin(Stdio::null()).arg("check");
+    if arguments.is_empty() {
+        check.args(["bans", "licenses", "sources"]);
+    } else {
+        check.args(arguments);
+    }
+    let status = check
+        .status()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+}
+
 /// Makes sure that the IPFS node for demo and tests is there. The harness builds it itself; here it is given Go.
 pub fn kubo(folder: &Path) -> anyhow::Result<()> {
     if env::var_os("PINFLEET_IPFS_BIN").is_some() || machine::cache()?.join("bin").join(kubo_name()?).is_file() {

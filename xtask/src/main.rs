@@ -19,6 +19,7 @@ cargo xtask TASK [OPTIONS]
   test    all tests, those with real IPFS nodes too; options go to `cargo test`
   up      a cluster to play with, until SIGTERM; one JSON line when it is ready (`up --help`)
   bench   the numbers, in a release build (`bench --help`)
+  deny    licences, sources and banned crates of all dependencies, by cargo-deny
   ci      what the continuous integration runs: format, lints, licences, tests
   setup   only installs and builds what the others need
 
@@ -51,6 +52,7 @@ fn run(task: &str, rest: &[OsString]) -> anyhow::Result<ExitCode> {
         "ci" => {
             return Err(Command::new(build::root().join(".ci/run")).args(rest).exec()).context("cannot run .ci/run");
         }
+        "deny" => return build::deny(rest),
         "demo" | "up" | "bench" | "test" | "setup" => {}
         _ => {
             eprintln!("xtask: there is no task {task:?}\n\n{HELP}");
