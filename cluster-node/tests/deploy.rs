@@ -1,0 +1,129 @@
+//! The files of `deploy/` against the code: a dashboard that shows a metric that nobody has shows nothing, and says nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cluster_node::telemetry::{Metrics, RocksDbSizes};
+use node_core::{ErrorClass, Status};
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+fn files() -> Vec<(String, String)> {
+    let (mut open, mut files) = (vec![deploy()], Vec::new());
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(
+                fs::read_dir(&path)
+                    .expect("a folder")
+                    .map(|entry| entry.expect("an entry").path()),
+            );
+        } else {
+            let text = fs::read_to_string(&path).expect("a text");
+            files.push((path.display().to_string(), text));
+        }
+    }
+    assert!(files.len() > 10, "the files of deploy/ were not found");
+    files
+}
+
+/// Words of letters, digits and `_` that begin so.
+fn words<'a>(text: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
+    text.match_indices(start).filter_map(move |(at, _)| {
+        let before = text[..at].chars().next_back();
+        let whole = before.is_none_or(|c| !c.is_alphanumeric() && c != '_');
+        let end = text[at..].find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        whole.then(|| &text[at..end.map_or(text.len(), |end| at + end)])
+    })
+}
+
+/// The series of a peer on which everything has happened once.
+fn series() -> BTreeSet<String> {
+    let metrics = Metrics::new("peer", "0");
+    metrics.set_queue("node", Status::Queued, 1);
+    metrics.set_oldest_queued("node", Duration::from_secs(1));
+    metrics.set_node_reachable("node", true);
+    metrics.attempt("node", "pin", Err(ErrorClass::Stalled));
+    metrics.gave_up("node");
+    metrics.kubo_call("node", "pin_add", Ok(()), Duration::from_secs(1));
+    metrics.raft_committed(Duration::from_millis(1), 1);
+    metrics.raft_proposal("committed", 1);
+    metrics.set_raft(1, true, 1, 1);
+    metrics.set_raft_queue_bytes(1);
+    metrics.snapshot_installed();
+    metrics.snapshot_built();
+    metrics.set_rocksdb("log", RocksDbSizes::default());
+    let text = metrics.encode().expect("encoded");
+    let names = text.lines().filter(|line| !line.starts_with('#'));
+    names
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_metric_that_is_named_exists() {
+    let series = series();
+    // Counted by the layer around the API, which has its own tests.
+    let of_requests = ["pinfleet_grpc_requests_total", "pinfleet_grpc_request_seconds_bucket"];
+    let mut seen = 0;
+    for (file, text) in files() {
+        for name in words(&text, "pinfleet_") {
+            seen += 1;
+            let known = |name: &str| series.contains(name) || of_requests.contains(&name);
+            // A runbook names a distribution as a whole.
+            let whole = known(&format!("{name}_count"));
+            assert!(known(name) || whole, "{file}: no peer has the metric {name}");
+        }
+    }
+    assert!(
+        seen > 30,
+        "only {seen} metrics are named; were they looked for rightly?"
+    );
+}
+
+#[test]
+fn every_option_that_is_set_exists() {
+    let default = include_str!("../pinfleet.toml");
+    let mut options = BTreeSet::new();
+    let mut section = "";
+    for line in default.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name;
+        } else if let Some((key, _)) = line.strip_prefix('#').and_then(|rest| rest.split_once(" = ")) {
+            options.insert(format!("PINFLEET_{}__{}", section.to_uppercase(), key.to_uppercase()));
+        }
+    }
+    let of_programs = [
+        "PINFLEET_DIR",
+        "PINFLEET_API",
+        "PINFLEET_NAME",
+        "PINFLEET_JOIN_TOKEN_FILE",
+    ];
+    for (file, text) in files() {
+        for name in words(&text, "PINFLEET_") {
+            let known = options.contains(name) || of_programs.contains(&name);
+            assert!(known, "{file}: there is no option {name}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_has_its_page() {
+    let alerts = fs::read_to_string(deploy().join("prometheus/alerts.yml")).expect("the alerts");
+    let pages: Vec<_> = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("runbook: "))
+        .collect();
+    assert_eq!(
+        pages.len(),
+        alerts.matches("- alert:").count(),
+        "an alert names no page"
+    );
+    for page in pages {
+        assert!(deploy().join("runbooks").join(page).is_file(), "{page} is missing");
+    }
+}
