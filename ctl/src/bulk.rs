@@ -141,8 +141,14 @@ impl Window {
         let outcome = result.outcome();
         let verdict = match Code::from(result.code) {
             Code::Ok => Verdict::Recorded(outcome),
-            // Not a word about the item itself: it may go well in a moment.
-            Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::DeadlineExceeded | Code::Cancelled => {
+            // Not a word about the item itself: it may go well in a moment. `Unknown` says that it may have been recorded
+            // already; recording it again changes nothing.
+            Code::Unavailable
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown => {
                 self.to_send.push_back(sequence);
                 return Ok(false);
             }

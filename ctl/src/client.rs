@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::exit::{Exit, Failure, human, retry_delay};
+use crate::exit::{Exit, Failure, human, is_outcome_unknown, retry_delay};
 use crate::output::Talk;
 
 /// A peer on the same continent connects in well under a second; longer means that it is gone.
@@ -61,6 +61,8 @@ pub enum Trouble {
     Busy,
     /// The time was up.
     Late,
+    /// The peer can't say whether it was carried out. Under the same request ID it is safe to ask again.
+    Uncertain,
     /// An answer that will not change by asking again.
     Final,
 }
@@ -79,6 +81,7 @@ pub fn trouble(status: &Status) -> Trouble {
         };
     }
     match status.code() {
+        Code::Unknown if is_outcome_unknown(status) => Trouble::Uncertain,
         Code::Unavailable | Code::ResourceExhausted => Trouble::Busy,
         Code::DeadlineExceeded => Trouble::Late,
         Code::Cancelled if status.message() == "Timeout expired" => Trouble::Late,
@@ -244,9 +247,10 @@ impl Client {
                             }
                             return Err(failure);
                         }
-                        Trouble::Busy => {
+                        found @ (Trouble::Busy | Trouble::Uncertain) => {
                             silent.clear();
                             some_late = false;
+                            uncertain |= found == Trouble::Uncertain;
                             let wait = retry_delay(&status).unwrap_or(pause);
                             pause = (pause * 2).min(PAUSE_MAX);
                             if Instant::now() + wait >= deadline {

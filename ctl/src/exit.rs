@@ -102,7 +102,12 @@ impl Failure {
             "" => default_message(status.code()).to_owned(),
             text => text.to_owned(),
         };
-        let mut failure = Self::new(exit_of(status.code()), message);
+        let exit = if is_outcome_unknown(status) {
+            Exit::Unknown
+        } else {
+            exit_of(status.code())
+        };
+        let mut failure = Self::new(exit, message);
         failure.code = Some(status.code());
         if let Some(request) = details.bad_request() {
             for violation in &request.field_violations {
@@ -143,6 +148,12 @@ impl From<io::Error> for Failure {
 /// How long the cluster asks to wait before the next try.
 pub fn retry_delay(status: &Status) -> Option<Duration> {
     status.get_details_retry_info().and_then(|info| info.retry_delay)
+}
+
+/// Whether the cluster says that it can't tell if a write was carried out.
+pub fn is_outcome_unknown(status: &Status) -> bool {
+    let info = status.get_details_error_info();
+    status.code() == Code::Unknown && info.is_some_and(|info| info.reason == "OUTCOME_UNKNOWN")
 }
 
 /// The exit code that stands for a gRPC code.
@@ -201,6 +212,9 @@ fn reason_hint(details: &ErrorDetails) -> Option<&'static str> {
             "`cluster-ctl pin explain CID` shows why each node was passed over; \
              --allow-unplaced records the pin all the same and places it as soon as a node can take it",
         ),
+        "OUTCOME_UNKNOWN" => {
+            Some("running the same command again is safe, and `cluster-ctl pin ls` shows whether it was done")
+        }
         "NO_LEADER" => Some("`cluster-ctl status` shows which peers are missing; a majority of the voters is needed"),
         _ => None,
     }
@@ -248,6 +262,17 @@ mod tests {
         assert_eq!(failure.message, "the name is too long");
         assert_eq!(failure.hints[0], "options.name: at most 1024 bytes");
         assert_eq!(failure.hints[1], "the cluster asks to wait 2s before the next try");
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_not_called_a_failure() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("OUTCOME_UNKNOWN", "pinfleet", std::collections::HashMap::new());
+        let status = Status::with_error_details(Code::Unknown, "the outcome is unknown", details);
+        assert_eq!(Failure::from_status(&status, true).exit, Exit::Unknown);
+        assert_eq!(crate::client::trouble(&status), crate::client::Trouble::Uncertain);
+        let other = Status::new(Code::Unknown, "something broke");
+        assert_eq!(Failure::from_status(&other, true).exit, Exit::Failed);
     }
 
     #[test]
