@@ -295,7 +295,7 @@ enum Pending {
 impl Pending {
     async fn result(self) -> v1::BulkPinResult {
         let outcome = match self {
-            Self::Waiting(answer) => answer.await.unwrap_or(Err(Error::Stopping)),
+            Self::Waiting(answer) => answer.wait().await,
             Self::Refused(error) => Err(error),
         };
         match outcome {
