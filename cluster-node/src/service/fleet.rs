@@ -19,9 +19,6 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// How long a reservation stands before the node's own report shows what it stood for: three reports.
 const RESERVED_FOR: Duration = Duration::from_secs(3);
 
-/// What a pin is taken to need until it is there. Kubo tells no sizes before it has fetched.
-const PIN_BYTES_ESTIMATE: u64 = 1 << 20;
-
 /// Candidates are worked out anew at most so often; between, reservations keep a burst spread.
 const REBUILD_EVERY: Duration = Duration::from_millis(200);
 
@@ -75,6 +72,8 @@ pub struct FleetView {
 
 struct Inner {
     heard: BTreeMap<PeerId, Heard>,
+    /// The term that this peer leads in, as far as it was told.
+    term: u64,
     /// Since when this peer listens; who was never heard of is judged from then.
     since: Instant,
     fleet: Option<(Fleet, Instant)>,
@@ -95,13 +94,20 @@ pub struct Wish<'a> {
     pub spread_by: &'a [String],
     /// Take fewer nodes than the minimum rather than refuse.
     pub allow_unplaced: bool,
+    /// What is known of who holds the content: whether a node does, or nothing. Nobody lets go before those that stay hold
+    /// it.
+    pub holds: &'a (dyn Fn(NodeId) -> Option<bool> + Sync),
 }
+
+/// Nothing is known of who holds what: then nobody lets go yet.
+pub const NOTHING_KNOWN: &(dyn Fn(NodeId) -> Option<bool> + Sync) = &|_| None;
 
 impl FleetView {
     /// Nothing heard yet.
     pub fn new(policy: Policy) -> Self {
         let inner = Inner {
             heard: BTreeMap::new(),
+            term: 0,
             since: Instant::now(),
             fleet: None,
             reserved: VecDeque::new(),
@@ -112,11 +118,15 @@ impl FleetView {
         }
     }
 
-    /// A new leader begins to listen: nobody is late before it could have reported.
-    pub fn begin(&self) {
+    /// This peer leads in `term`. With a new term it begins to listen: nobody is late before it could have reported. Said
+    /// by everyone who is about to judge, so that whoever comes first after an election judges rightly.
+    pub fn lead(&self, term: u64) {
         let mut inner = self.inner.lock();
-        inner.since = Instant::now();
-        inner.fleet = None;
+        if inner.term != term {
+            inner.term = term;
+            inner.since = Instant::now();
+            inner.fleet = None;
+        }
     }
 
     /// Takes a report.
@@ -171,7 +181,6 @@ impl FleetView {
             current: &current,
             preferred: wish.preferred,
             spread_by: wish.spread_by,
-            size_estimate_bytes: PIN_BYTES_ESTIMATE,
         };
         let (nodes, unplaced) = match fleet.allocate(&request) {
             Ok(plan) => (plan.nodes, None),
@@ -185,6 +194,7 @@ impl FleetView {
             }
             Err(refused) => return Err(Refusal::new(RefusalKind::NotPlaceable, refused.to_string())),
         };
+        let nodes = allocate::hand_over(&current, &nodes, wish.holds);
         let now = Instant::now();
         for node in nodes.iter().filter(|node| !current.contains(node)) {
             inner.reserve(now, *node);
@@ -208,7 +218,6 @@ impl FleetView {
             current: &current,
             preferred: wish.preferred,
             spread_by: wish.spread_by,
-            size_estimate_bytes: PIN_BYTES_ESTIMATE,
         };
         allocate::explain(&request, &candidates, &self.policy)
     }
@@ -218,7 +227,10 @@ impl FleetView {
 fn current_nodes(names: &NodeNames, wish: &Wish<'_>) -> Vec<NodeId> {
     match wish.placement {
         Some(placement) if placement.replication.is_everywhere() => names.everyone(),
-        Some(placement) => placement.nodes.clone(),
+        Some(placement) => {
+            let present = |id: &&NodeId| names.present().any(|node| node.id == **id);
+            placement.nodes.iter().filter(present).copied().collect()
+        }
         None => Vec::new(),
     }
 }
@@ -235,7 +247,7 @@ impl Inner {
 
     fn reserve(&mut self, now: Instant, node: NodeId) {
         if let Some((fleet, _)) = &mut self.fleet {
-            fleet.reserve(node, PIN_BYTES_ESTIMATE, 1);
+            fleet.reserve(node, 1);
         }
         // One row per node and tenth of a second, so the queue's length follows the nodes and not the pins.
         let slot = self
@@ -287,7 +299,10 @@ impl Inner {
                 free_bytes: said.and_then(|said| said.free_bytes),
                 total_bytes: said.and_then(|said| said.total_bytes),
                 queued: said.map_or(0, |said| said.counts[0]),
-                reserved_bytes: pins * PIN_BYTES_ESTIMATE,
+                pin_bytes: said.and_then(|said| {
+                    let used = said.total_bytes?.saturating_sub(said.free_bytes?);
+                    allocate::pin_bytes(used, said.counts[2])
+                }),
                 reserved_pins: pins,
             }
         };

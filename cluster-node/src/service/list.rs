@@ -189,11 +189,7 @@ fn choose(filter: &PinFilter) -> Walk {
         start: prefix,
     };
     if filter.unplaced {
-        return Walk {
-            table: Table::Unsettled,
-            start: Vec::new(),
-            end: None,
-        };
+        return within(Table::Unsettled, vec![Unsettled::TooFew.code()]);
     }
     if let Some(namespace) = &filter.namespace {
         if let Some((name, value)) = filter.metadata.iter().next() {
@@ -289,13 +285,10 @@ fn resolve(kv: &dyn KvRead, table: Table, rows: Vec<Row>) -> Result<Vec<(Vec<u8>
         }
         Table::ByNode | Table::Unsettled => {
             for row in rows {
-                if table == Table::Unsettled && row.value != [Unsettled::TooFew.code()] {
-                    continue;
-                }
                 let cid = if table == Table::ByNode {
                     keys::read_by_node(&row.key)?
                 } else {
-                    keys::read_whole_cid(&row.key)?
+                    keys::read_unsettled(&row.key)?
                 };
                 let placement = pinset::placement(kv, &cid)?;
                 for key in pinset::pins_of(kv, &cid)? {

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use cluster_consensus::RaftPeer;
 use cluster_proto::peer::v1::ReportRequest;
 use node_core::command::{NewPeer, Op, OpResult, Request};
-use node_core::pinset::{self, EXPIRE_LIMIT_MAX, KvError, KvRead, Table, Unsettled, keys};
-use node_core::{Cid, NodeState, PeerId, StorageNode};
+use node_core::pinset::{self, EXPIRE_LIMIT_MAX, KvError};
+use node_core::{PeerId, StorageNode};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::fleet::Wish;
 use super::report::{own_nodes, put_item};
+use super::settle::Settler;
 use super::{Error, Heard, Pins, WAIT_DEFAULT};
 
 /// Settings of the loops.
@@ -30,15 +30,6 @@ pub struct LoopSettings {
     /// A voter that is silent for so long is replaced by a learner.
     pub voter_lost_after: Duration,
 }
-
-/// How often the leader looks for what is to settle, when nothing wakes it.
-const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// CIDs that one round settles: their answers are awaited together, and a round must not hold the leader for long.
-const SETTLE_CHUNK: usize = 256;
-
-/// How often pins that have enough nodes, but could have more, are looked at when the fleet did not change.
-const TOP_UP_INTERVAL: Duration = Duration::from_secs(300);
 
 /// A learner this close to the leader's log has caught up.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
@@ -63,7 +54,9 @@ impl Loops {
             |this| async move { this.register_nodes().await },
         );
         loops.spawn(tasks, "expire", |this| async move { this.expire().await });
-        loops.spawn(tasks, "settle", |this| async move { this.settle().await });
+        loops.spawn(tasks, "settle", |this| async move {
+            Settler::new(this.pins.clone()).run().await
+        });
         loops.spawn(tasks, "voters", |this| async move { this.keep_voters().await });
     }
 
@@ -208,116 +201,6 @@ impl Loops {
         matches!(next, Ok(Some(at)) if at <= self.pins.clock.now())
     }
 
-    /// As the leader, brings placements in line with their factors and with the nodes there are.
-    async fn settle(&self) {
-        let mut effects = self.pins.consensus.changes();
-        let mut leader = self.pins.consensus.watch_leader();
-        let mut topped_up = Instant::now();
-        let mut top_up = true;
-        loop {
-            if self.pins.leads() {
-                match self.settle_once(top_up).await {
-                    Ok(()) => top_up = false,
-                    Err(error) => tracing::debug!(%error, "placements could not be settled yet"),
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(SETTLE_INTERVAL) => {}
-                changed = effects.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    top_up = true;
-                }
-                changed = leader.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    if leader.borrow_and_update().is_self {
-                        self.pins.fleet.begin();
-                        top_up = true;
-                    }
-                }
-            }
-            if topped_up.elapsed() > TOP_UP_INTERVAL {
-                topped_up = Instant::now();
-                top_up = true;
-            }
-        }
-    }
-
-    /// One pass over all that does not fit.
-    async fn settle_once(&self, top_up: bool) -> Result<(), Error> {
-        let mut from = Vec::new();
-        loop {
-            let (cids, next) = unsettled(&*self.pins.reads.stale(), &from, top_up)?;
-            self.replan(cids).await?;
-            match next {
-                Some(next) => from = next,
-                None => break,
-            }
-        }
-        let leaving: Vec<_> = {
-            let state = self.pins.reads.stale();
-            let nodes = pinset::nodes(&*state)?.into_iter();
-            nodes
-                .filter(|node| matches!(node.state, NodeState::Gone | NodeState::Draining))
-                .collect()
-        };
-        for node in leaving {
-            let prefix = keys::node(node.id);
-            let mut from = prefix.clone();
-            loop {
-                let (cids, next) = assigned(&*self.pins.reads.stale(), &prefix, &from)?;
-                self.replan(cids).await?;
-                match next {
-                    Some(next) => from = next,
-                    None => break,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Plans CIDs anew and proposes what differs.
-    async fn replan(&self, cids: Vec<Cid>) -> Result<(), Error> {
-        let settings = self.pins.shared.settings();
-        let names = self.pins.names();
-        let mut answers = Vec::new();
-        for cid in cids {
-            let Some(placement) = pinset::placement(&*self.pins.reads.stale(), &cid)? else {
-                continue;
-            };
-            let wish = Wish {
-                cid: &cid,
-                replication: placement.replication,
-                placement: Some(&placement),
-                preferred: &[],
-                spread_by: &settings.spread_by,
-                allow_unplaced: true,
-            };
-            let plan = match self.pins.fleet.plan(&names, &wish) {
-                Ok(plan) => plan,
-                Err(refusal) => return Err(refusal.into()),
-            };
-            if plan.nodes == placement.nodes && plan.unplaced.is_some() == placement.unplaced.is_some() {
-                continue;
-            }
-            tracing::debug!(pin = %cid, from = ?placement.nodes, to = ?plan.nodes, "a placement is settled");
-            let request = Request {
-                id: None,
-                op: Op::Place { cid, plan },
-            };
-            let when_full = super::proposer::WhenFull::Wait;
-            answers.push(self.pins.proposer.enqueue(request, WAIT_DEFAULT, when_full).await?);
-        }
-        for answer in answers {
-            // A conflict means that somebody changed the pin: the next pass sees what is left to do.
-            answer.await.unwrap_or(Err(Error::Stopping))?;
-        }
-        Ok(())
-    }
-
     /// As the leader, keeps as many voters as configured out of those that live.
     async fn keep_voters(&self) {
         loop {
@@ -332,6 +215,7 @@ impl Loops {
     }
 
     async fn keep_voters_once(&self) -> Result<(), String> {
+        self.pins.fleet.lead(self.pins.consensus.leader().term);
         let consensus = &self.pins.consensus;
         let status = consensus.metrics();
         let ready = status.learners.keys().copied().find(|raft_id| {
@@ -403,52 +287,4 @@ impl Pins {
         }
         Ok(())
     }
-}
-
-type Page = (Vec<Cid>, Option<Vec<u8>>);
-
-/// The next CIDs whose placement does not fit, and where to go on.
-fn unsettled(kv: &dyn KvRead, from: &[u8], top_up: bool) -> Result<Page, KvError> {
-    // Rows that are passed over must not make a page endless either.
-    const ROWS_MAX: usize = 16 * SETTLE_CHUNK;
-    page(kv, Table::Unsettled, from, None, ROWS_MAX, |key, value| {
-        let code = value.first().copied().unwrap_or_default();
-        let wanted = top_up || Unsettled::from_code(code) != Some(Unsettled::BelowMax);
-        keys::read_whole_cid(key).map(|cid| wanted.then_some(cid))
-    })
-}
-
-fn assigned(kv: &dyn KvRead, prefix: &[u8], from: &[u8]) -> Result<Page, KvError> {
-    let end = keys::after_prefix(prefix);
-    page(kv, Table::ByNode, from, end.as_deref(), SETTLE_CHUNK, |key, _| {
-        keys::read_by_node(key).map(Some)
-    })
-}
-
-fn page(
-    kv: &dyn KvRead,
-    table: Table,
-    from: &[u8],
-    end: Option<&[u8]>,
-    rows_max: usize,
-    read: impl Fn(&[u8], &[u8]) -> Result<Option<Cid>, KvError>,
-) -> Result<Page, KvError> {
-    let mut cids = Vec::new();
-    let mut next = None;
-    let mut failed = None;
-    let mut rows = 0;
-    kv.scan(table, from, end, &mut |key, value| {
-        if cids.len() >= SETTLE_CHUNK || rows >= rows_max {
-            next = Some(key.to_vec());
-            return false;
-        }
-        rows += 1;
-        match read(key, value) {
-            Ok(Some(cid)) => cids.push(cid),
-            Ok(None) => {}
-            Err(error) => failed = Some(error),
-        }
-        failed.is_none()
-    })?;
-    failed.map_or(Ok((cids, next)), Err)
 }

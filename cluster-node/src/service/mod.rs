@@ -21,6 +21,7 @@ mod pins;
 mod proposer;
 mod reads;
 mod report;
+mod settle;
 mod status;
 mod views;
 mod wanted;

@@ -543,6 +543,7 @@ impl Pins {
             preferred,
             spread_by: &settings.spread_by,
             allow_unplaced: true,
+            holds: super::fleet::NOTHING_KNOWN,
         };
         let verdicts = self.fleet.explain(&names, &wish);
         let chosen = verdicts.iter().filter(|verdict| verdict.chosen).count();

@@ -460,13 +460,16 @@ impl Source {
                     self.rows = rows;
                 }
                 Kind::Unplaced => {
-                    let rows = read_page(kv, Table::Unsettled, self.after, |key, value| {
-                        let cid = keys::read_whole_cid(key)?;
-                        let lacks = value == [pinset::Unsettled::TooFew.code()];
-                        Ok(lacks.then_some((cid, Piece::Mark)))
+                    let kind = pinset::Unsettled::TooFew;
+                    let start = match self.after {
+                        Some(cid) => [keys::unsettled(kind, &cid).as_slice(), &[0]].concat(),
+                        None => vec![kind.code()],
+                    };
+                    let end = keys::after_prefix(&[kind.code()]);
+                    let rows = scan_page(kv, Table::Unsettled, &start, end.as_deref(), |key, _| {
+                        Ok(Some((keys::read_unsettled(key)?, Piece::Mark)))
                     })?;
-                    // Rows that were passed over don't count, so a short page is not the end; an empty one is.
-                    self.ended = rows.is_empty();
+                    self.ended = rows.len() < LIST_CHUNK;
                     self.rows = rows;
                 }
                 Kind::Names => {

@@ -17,8 +17,10 @@ const VALUE_BYTES: usize = 96;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (Some(dir), Some(seconds)) = (arguments.next(), arguments.next().and_then(|text| text.parse::<f64>().ok()))
-    else {
+    let (Some(dir), Some(seconds)) = (
+        arguments.next(),
+        arguments.next().and_then(|text| text.parse::<f64>().ok()),
+    ) else {
         eprintln!("rocks-limit: usage: rocks-limit DIR SECONDS");
         return ExitCode::from(2);
     };
