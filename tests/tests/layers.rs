@@ -165,7 +165,11 @@ fn modules_of_the_node_point_downwards() {
         let mut files = 0;
         while let Some(path) = open.pop() {
             if path.is_dir() {
-                open.extend(path.read_dir().expect("a folder").map(|entry| entry.expect("an entry").path()));
+                open.extend(
+                    path.read_dir()
+                        .expect("a folder")
+                        .map(|entry| entry.expect("an entry").path()),
+                );
                 continue;
             }
             let text = std::fs::read_to_string(&path).expect("a source file");
@@ -187,12 +191,24 @@ fn the_core_reads_no_clock_and_draws_no_lots() {
     let mut open = vec![root().join("node-core/src")];
     while let Some(path) = open.pop() {
         if path.is_dir() {
-            open.extend(path.read_dir().expect("a folder").map(|entry| entry.expect("an entry").path()));
+            open.extend(
+                path.read_dir()
+                    .expect("a folder")
+                    .map(|entry| entry.expect("an entry").path()),
+            );
             continue;
         }
         let text = std::fs::read_to_string(&path).expect("a source file");
         // Iterating a hash map differs from peer to peer, and two peers that apply the same log would drift apart.
-        for word in ["SystemTime", "Instant::now", "HashMap", "HashSet", "std::fs", "std::net", "std::env"] {
+        for word in [
+            "SystemTime",
+            "Instant::now",
+            "HashMap",
+            "HashSet",
+            "std::fs",
+            "std::net",
+            "std::env",
+        ] {
             assert!(!text.contains(word), "{} uses {word}", path.display());
         }
     }

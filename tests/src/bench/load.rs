@@ -77,7 +77,10 @@ where
         errors += failed;
         first_error = first_error.or(first);
     }
-    ensure!(!took.is_empty(), "no question was answered; the first error: {first_error:?}");
+    ensure!(
+        !took.is_empty(),
+        "no question was answered; the first error: {first_error:?}"
+    );
     took.sort_unstable();
     let at = |share: f64| Duration::from_micros(u64::from(took[((took.len() - 1) as f64 * share) as usize]));
     Ok(Seen {

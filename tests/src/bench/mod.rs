@@ -44,7 +44,10 @@ impl Options {
 
 /// The groups of measurements, in their order, with what they measure.
 pub const GROUPS: [(&str, &str); 4] = [
-    ("small", "adds with a small pinset; status of one; the gap when the leader is killed"),
+    (
+        "small",
+        "adds with a small pinset; status of one; the gap when the leader is killed",
+    ),
     ("large", "bulk add, lists, adds, memory and restart with a large pinset"),
     ("node", "pins driven to a node that answers at once"),
     ("kubo", "pins driven to one real Kubo, beside direct calls (needs Kubo)"),
@@ -54,12 +57,9 @@ pub const GROUPS: [(&str, &str); 4] = [
 pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let begun = Instant::now();
     let mut report = Report::new(options);
-    let scratch = tempfile::Builder::new().prefix("pinfleet-bench-").tempdir_in(
-        options
-            .dir
-            .clone()
-            .unwrap_or_else(std::env::temp_dir),
-    )?;
+    let scratch = tempfile::Builder::new()
+        .prefix("pinfleet-bench-")
+        .tempdir_in(options.dir.clone().unwrap_or_else(std::env::temp_dir))?;
     tell("machine", "fsync rate and raw RocksDB");
     report.machine = machine::measure(scratch.path(), options.short)?;
     let reference = if options.against_ipfs_cluster {

@@ -50,8 +50,14 @@ impl Fresh {
 /// The processes of a cluster, in the groups that processor time is told for.
 pub fn groups(cluster: &Cluster) -> Vec<(&'static str, Vec<u32>)> {
     vec![
-        ("peers", cluster.peers().iter().filter_map(crate::peer::Peer::pid).collect()),
-        ("nodes", cluster.nodes().iter().filter_map(|(_, node)| node.pid()).collect()),
+        (
+            "peers",
+            cluster.peers().iter().filter_map(crate::peer::Peer::pid).collect(),
+        ),
+        (
+            "nodes",
+            cluster.nodes().iter().filter_map(|(_, node)| node.pid()).collect(),
+        ),
         ("load", vec![std::process::id()]),
     ]
 }
@@ -124,7 +130,9 @@ pub async fn small(
             report.add(
                 Row::new("add, 1 client, share of the fsync rate", Unit::Share, share)
                     .target(Target::Value(0.4))
-                    .limit("two syncs one after the other: the leader's and a follower's run side by side, on one disk"),
+                    .limit(
+                        "two syncs one after the other: the leader's and a follower's run side by side, on one disk",
+                    ),
             );
         }
         idle(&cluster).await?;
@@ -169,14 +177,23 @@ async fn status_of_one(
                 let client = client.clone();
                 async move {
                     let status = client.status(&content::cid(number)).await?;
-                    ensure!(status.nodes.len() == 2, "{} nodes answer for {}", status.nodes.len(), status.cid);
+                    ensure!(
+                        status.nodes.len() == 2,
+                        "{} nodes answer for {}",
+                        status.nodes.len(),
+                        status.cid
+                    );
                     Ok(())
                 }
             })
         })
         .await?;
         let share = Usage::now(&groups(cluster)).since(&before);
-        let words = if clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
+        let words = if clients == 1 {
+            "1 client".to_owned()
+        } else {
+            format!("{clients} clients")
+        };
         report.add(
             Row::new(format!("status of one CID, {words}"), Unit::PerSecond, seen.rate)
                 .detail(seen.words())
@@ -296,7 +313,13 @@ pub async fn large(
     tell("large", "waiting until the nodes hold them");
     let driving = Instant::now();
     idle(&cluster).await?;
-    tell("large", &format!("the nodes held them after {:.0} s more", driving.elapsed().as_secs_f64()));
+    tell(
+        "large",
+        &format!(
+            "the nodes held them after {:.0} s more",
+            driving.elapsed().as_secs_f64()
+        ),
+    );
 
     let (large, limit) = adds(&cluster, &fresh, 64, options.time).await?;
     report.add(
@@ -305,7 +328,12 @@ pub async fn large(
             Unit::Share,
             large.rate / small.rate,
         )
-        .detail(format!("{:.0}/s and {:.0}/s; {}", large.rate, small.rate, large.words()))
+        .detail(format!(
+            "{:.0}/s and {:.0}/s; {}",
+            large.rate,
+            small.rate,
+            large.words()
+        ))
         .target(Target::Value(0.8))
         .limit(limit),
     );
@@ -328,14 +356,16 @@ pub async fn large(
 async fn bulk(cluster: &Cluster, fresh: &Fresh, count: u64) -> anyhow::Result<(f64, f64)> {
     let client = client_of(cluster, 0)?;
     let numbers = fresh.take(count);
-    let messages = tokio_stream::iter(numbers.step_by(BULK_MESSAGE).map(move |first| v1::BulkPinRequest {
-        items: (first..(first + BULK_MESSAGE as u64).min(first + count))
-            .map(|number| v1::BulkPinItem {
-                cid: content::cid(number).to_string(),
-                options: Some(replicas_of(2)),
-                ..v1::BulkPinItem::default()
-            })
-            .collect(),
+    let messages = tokio_stream::iter(numbers.step_by(BULK_MESSAGE).map(move |first| {
+        v1::BulkPinRequest {
+            items: (first..(first + BULK_MESSAGE as u64).min(first + count))
+                .map(|number| v1::BulkPinItem {
+                    cid: content::cid(number).to_string(),
+                    options: Some(replicas_of(2)),
+                    ..v1::BulkPinItem::default()
+                })
+                .collect(),
+        }
     }));
     let begun = Instant::now();
     let mut results = client.pins.clone().bulk_pin(messages).await?.into_inner();
@@ -375,7 +405,11 @@ async fn status_all(cluster: &Cluster) -> anyhow::Result<Listed> {
     let (mut items, mut first) = (0, None);
     while let Some(chunk) = stream.message().await? {
         first.get_or_insert_with(|| begun.elapsed());
-        ensure!(chunk.unreachable_nodes.is_empty(), "silent nodes: {:?}", chunk.unreachable_nodes);
+        ensure!(
+            chunk.unreachable_nodes.is_empty(),
+            "silent nodes: {:?}",
+            chunk.unreachable_nodes
+        );
         items += chunk.statuses.len() as u64;
     }
     Ok(Listed {
@@ -387,10 +421,19 @@ async fn status_all(cluster: &Cluster) -> anyhow::Result<Listed> {
 
 async fn questions(cluster: &Cluster, reference: &Reference, report: &mut Report) -> anyhow::Result<()> {
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
-    for (work, name, times) in [("list all pins", "list", 10.0), ("status of all pins", "status-all", 30.0)] {
+    for (work, name, times) in [
+        ("list all pins", "list", 10.0),
+        ("status of all pins", "status-all", 30.0),
+    ] {
         let before = Usage::now(&groups(cluster));
-        let listed = if name == "list" { list_all(cluster).await? } else { status_all(cluster).await? };
-        let limit = Usage::now(&groups(cluster)).since(&before).limit(cores(), "one stream, one item after the other");
+        let listed = if name == "list" {
+            list_all(cluster).await?
+        } else {
+            status_all(cluster).await?
+        };
+        let limit = Usage::now(&groups(cluster))
+            .since(&before)
+            .limit(cores(), "one stream, one item after the other");
         report.add(
             Row::new(work, Unit::PerSecond, listed.rate())
                 .detail(format!("{} in {:.1} s", listed.items, listed.all.as_secs_f64()))
@@ -419,17 +462,16 @@ fn memory(cluster: &Cluster, reference: &Reference, report: &mut Report, when: &
         .detail(format!("the peers after the questions above: {} MiB", all.join(", ")))
         .target(Target::Value(200.0))
         .limit("buffers and caches of [storage]");
-    report.add(if when.is_empty() { row.reference(reference.get("memory")) } else { row });
+    report.add(if when.is_empty() {
+        row.reference(reference.get("memory"))
+    } else {
+        row
+    });
     Ok(())
 }
 
 /// Kills all peers and starts them again, until a write is acknowledged.
-async fn restart(
-    cluster: &Cluster,
-    fresh: &Fresh,
-    reference: &Reference,
-    report: &mut Report,
-) -> anyhow::Result<()> {
+async fn restart(cluster: &Cluster, fresh: &Fresh, reference: &Reference, report: &mut Report) -> anyhow::Result<()> {
     tell("large", "killing and restarting all peers");
     for peer in cluster.peers() {
         peer.kill9()?;
@@ -450,11 +492,15 @@ async fn restart(
     }
     cluster.settled().await?;
     report.add(
-        Row::new("restart of all peers to the first acknowledged write", Unit::Seconds, took.as_secs_f64())
-            .detail("after kill -9 of all")
-            .reference(reference.get("restart"))
-            .target(Target::Value(3.0))
-            .limit("opening the databases, applying the log's end again, an election"),
+        Row::new(
+            "restart of all peers to the first acknowledged write",
+            Unit::Seconds,
+            took.as_secs_f64(),
+        )
+        .detail("after kill -9 of all")
+        .reference(reference.get("restart"))
+        .target(Target::Value(3.0))
+        .limit("opening the databases, applying the log's end again, an election"),
     );
     Ok(())
 }

@@ -79,8 +79,11 @@ impl Peer {
         cluster["mdns_interval"] = json!("0s");
         cluster["replication_factor_min"] = json!(2);
         cluster["replication_factor_max"] = json!(2);
-        config["ipfs_connector"]["ipfshttp"]["node_multiaddress"] = json!(format!("/ip4/127.0.0.1/tcp/{}", node.port()));
-        let api = config["api"].as_object_mut().context("service.json has no section api")?;
+        config["ipfs_connector"]["ipfshttp"]["node_multiaddress"] =
+            json!(format!("/ip4/127.0.0.1/tcp/{}", node.port()));
+        let api = config["api"]
+            .as_object_mut()
+            .context("service.json has no section api")?;
         // Only REST is asked here, and the other two would want ports of their own.
         api.retain(|name, _| name == "restapi");
         config["api"]["restapi"]["http_listen_multiaddress"] = json!(format!("/ip4/127.0.0.1/tcp/{}", rest.port()));
@@ -97,7 +100,10 @@ impl Peer {
     }
 
     fn launch(&mut self, bootstrap: Option<String>) -> anyhow::Result<()> {
-        let log = File::options().create(true).append(true).open(self.folder.join("log"))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("log"))?;
         let mut command = Command::new(&self.service);
         command.arg("daemon");
         if let Some(address) = bootstrap {
@@ -175,7 +181,9 @@ impl Cluster {
         for number in 1..=3 {
             let node = FakeProcess::start(free_address()?)?;
             let name = format!("reference-{number}");
-            cluster.peers.push(Peer::new(&service, folder.join(&name), &name, node.address())?);
+            cluster
+                .peers
+                .push(Peer::new(&service, folder.join(&name), &name, node.address())?);
             cluster._nodes.push(node);
         }
         let first = cluster.peers[0].address();
@@ -190,7 +198,11 @@ impl Cluster {
     async fn answers(&self, number: usize) -> anyhow::Result<()> {
         let peer = &self.peers[number];
         wait_until("a peer of IPFS Cluster answers", Duration::from_secs(120), async || {
-            self.http.get(format!("{}/id", peer.rest)).send().await?.error_for_status()?;
+            self.http
+                .get(format!("{}/id", peer.rest))
+                .send()
+                .await?
+                .error_for_status()?;
             Ok(())
         })
         .await
@@ -212,7 +224,12 @@ impl Cluster {
     /// Reads a streamed list; every item is a line.
     async fn lines(&self, path: &str) -> anyhow::Result<Listed> {
         let begun = Instant::now();
-        let answer = self.http.get(format!("{}{path}", self.rest(0))).send().await?.error_for_status()?;
+        let answer = self
+            .http
+            .get(format!("{}{path}", self.rest(0)))
+            .send()
+            .await?
+            .error_for_status()?;
         let mut body = answer.bytes_stream();
         let (mut items, mut first) = (0u64, None);
         while let Some(piece) = body.next().await {
@@ -249,7 +266,10 @@ pub async fn measure(options: &Options, scratch: &Path) -> anyhow::Result<Refere
         status_of_one(options, &cluster, &fresh, &mut reference).await?;
     }
     if options.wants("large") {
-        tell("IPFS Cluster", &format!("adding up to {} pins one by one", options.reference_pins));
+        tell(
+            "IPFS Cluster",
+            &format!("adding up to {} pins one by one", options.reference_pins),
+        );
         while fresh.count() < options.reference_pins {
             adds(&cluster, &fresh, 512, Duration::from_secs(5)).await?;
         }

@@ -39,7 +39,9 @@ pub async fn at_once(options: &Options, scratch: &Path, report: &mut Report) -> 
     let (rate, limit) = drive(&mut cluster, &cids, &[]).await?;
     report.add(
         Row::new("pins driven to a node that answers at once", Unit::PerSecond, rate)
-            .detail(format!("{pins} pins, limits off; from the restart with all of them queued"))
+            .detail(format!(
+                "{pins} pins, limits off; from the restart with all of them queued"
+            ))
             .target(Target::Value(3_000.0))
             .limit(limit),
     );
@@ -159,7 +161,9 @@ async fn direct(cluster: &Cluster, cids: &[Cid]) -> anyhow::Result<f64> {
         let (http, address, next) = (http.clone(), address.clone(), next.clone());
         tasks.spawn(async move {
             loop {
-                let Some(cid) = next.lock().pop() else { return anyhow::Ok(()) };
+                let Some(cid) = next.lock().pop() else {
+                    return anyhow::Ok(());
+                };
                 let url = format!("{address}/api/v0/pin/add?arg={cid}&progress=true");
                 let answer = http.post(url).send().await?.error_for_status()?;
                 answer.bytes().await?;
@@ -194,7 +198,9 @@ async fn unpin_all(cluster: &Cluster, cids: &[Cid]) -> anyhow::Result<()> {
         let (client, next) = (client.clone(), next.clone());
         tasks.spawn(async move {
             loop {
-                let Some(cid) = next.lock().pop() else { return anyhow::Ok(()) };
+                let Some(cid) = next.lock().pop() else {
+                    return anyhow::Ok(());
+                };
                 client.unpin(&cid).await?;
             }
         });

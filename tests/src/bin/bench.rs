@@ -54,14 +54,20 @@ struct Arguments {
 }
 
 fn groups() -> String {
-    let lines: Vec<_> = GROUPS.iter().map(|(name, what)| format!("  {name:<6}  {what}")).collect();
+    let lines: Vec<_> = GROUPS
+        .iter()
+        .map(|(name, what)| format!("  {name:<6}  {what}"))
+        .collect();
     format!("Groups:\n{}", lines.join("\n"))
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let wrong = arguments.only.iter().find(|name| !GROUPS.iter().any(|(group, _)| group == name));
+    let wrong = arguments
+        .only
+        .iter()
+        .find(|name| !GROUPS.iter().any(|(group, _)| group == name));
     ensure!(
         wrong.is_none(),
         "--only {}: there is no such group; {}",
@@ -91,5 +97,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     fs::write(&arguments.json, text + "\n").with_context(|| format!("cannot write {}", arguments.json.display()))?;
     print!("{}", report.table());
     eprintln!("bench: all figures are in {}", arguments.json.display());
-    Ok(if report.all_reached() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+    Ok(if report.all_reached() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(3)
+    })
 }
