@@ -400,7 +400,7 @@ impl Driver {
             ProposeError::NotLeader { .. } => "not_leader",
             ProposeError::Unknown => "unknown",
             ProposeError::Overloaded => "overloaded",
-            ProposeError::Fatal(_) => "failed",
+            ProposeError::TooLarge { .. } | ProposeError::Fatal(_) => "failed",
         };
         self.shared.metrics.proposal(outcome, items.len());
         for item in items {
@@ -415,6 +415,7 @@ impl Driver {
                         retry_after: Duration::from_millis(200),
                     }));
                 }
+                ProposeError::TooLarge { .. } => item.answer(Err(Error::Internal(error.to_string()))),
                 ProposeError::Fatal(reason) => item.answer(Err(Error::Internal(reason.clone()))),
             }
         }
