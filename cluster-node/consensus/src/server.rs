@@ -67,7 +67,7 @@ impl RaftService {
     }
 
     /// Up to where this peer knows the log to be committed.
-    fn committed(&self) -> Option<LogId> {
+    fn known_committed(&self) -> Option<LogId> {
         self.inner.raft.metrics().borrow_watched().local_committed
     }
 
@@ -80,7 +80,7 @@ impl RaftService {
         let vote = codec::decode_vote(&header.vote).map_err(invalid)?;
         let meta = codec::decode_snapshot_meta(&header.meta).map_err(invalid)?;
         let current = self.inner.raft.metrics().borrow_watched().vote;
-        let committed = self.committed();
+        let committed = self.known_committed();
         // Gigabytes for nothing otherwise: that leader is one no longer, or what it sends is here already.
         if current > vote || meta.last_log_id <= committed {
             return Ok(wire::SnapshotResponse {
@@ -183,7 +183,7 @@ impl raft_server::Raft for RaftService {
             entries: entries.map_err(invalid)?,
             leader_commit: codec::decode_optional_log_id(&request.committed).map_err(invalid)?,
         };
-        check_append(&request, self.committed())?;
+        check_append(&request, self.known_committed())?;
         let outcome = match self.inner.raft.append_entries(request).await.map_err(stopped)? {
             AppendEntriesResponse::Success => Outcome::Success(true),
             AppendEntriesResponse::Conflict => Outcome::Conflict(true),
