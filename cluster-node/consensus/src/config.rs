@@ -30,7 +30,11 @@ pub struct ConsensusConfig {
     pub snapshot_bytes: u64,
     /// So many entries before a snapshot are kept in the log: a peer that was away for less of them needs no snapshot.
     pub log_entries_kept: u64,
-    /// Entries are removed from the log so many at a time.
+    /// Of these, so many bytes are kept: entries differ in size by a factor of a hundred thousand. Entries that no
+    /// snapshot holds are kept whatever they weigh.
+    pub log_bytes_kept: u64,
+    /// Entries are removed from the log so many at a time, or a tenth of those that are kept, if that is less; or when
+    /// they weigh too much.
     pub purge_batch: u64,
     /// A follower that is behind by more entries is called lagging.
     pub lagging_entries: u64,
@@ -44,6 +48,9 @@ pub struct ConsensusConfig {
     pub propose_timeout: Duration,
     /// How long a change of members is tried while another is under way.
     pub member_timeout: Duration,
+    /// This peer has run under its number before. An empty log, or one that nobody ever ran on, is then one that was
+    /// lost: the peer has forgotten how it voted, and does not start.
+    pub started: bool,
     /// Threads of the runtime of its own that Raft runs on, so that nothing else delays a heartbeat; 0 = run on the
     /// caller's runtime, for simulation.
     pub runtime_threads: usize,
@@ -63,6 +70,7 @@ impl Default for ConsensusConfig {
             snapshot_entries: 200_000,
             snapshot_bytes: 1 << 30,
             log_entries_kept: 500_000,
+            log_bytes_kept: 4 << 30,
             purge_batch: 10_000,
             lagging_entries: 5_000,
             inflight_bytes_max: 16 << 20,
@@ -70,6 +78,7 @@ impl Default for ConsensusConfig {
             propose_wait: Duration::from_secs(5),
             propose_timeout: Duration::from_secs(30),
             member_timeout: Duration::from_secs(30),
+            started: false,
             runtime_threads: 2,
         }
     }
@@ -132,6 +141,7 @@ impl ConsensusConfig {
         count("append_entries_max", self.append_entries_max, 1)?;
         count("snapshot_entries", self.snapshot_entries, 1)?;
         count("snapshot_bytes", self.snapshot_bytes, 1)?;
+        count("log_bytes_kept", self.log_bytes_kept, 1 << 20)?;
         count("purge_batch", self.purge_batch, 1)?;
         count("lagging_entries", self.lagging_entries, 1)?;
         count("inflight_bytes_max", self.inflight_bytes_max as u64, 1 << 20)?;
@@ -149,10 +159,10 @@ impl ConsensusConfig {
             enable_pre_vote: Some(true),
             max_payload_entries: self.append_entries_max,
             replication_lag_threshold: self.lagging_entries,
-            // Taken by our own count of entries and bytes.
+            // Taken by our own count of entries and bytes, and the log is purged by it.
             snapshot_policy: openraft::SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: self.log_entries_kept,
-            purge_batch_size: self.purge_batch,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            purge_batch_size: 1,
             // A restarted leader may be behind what it once answered: it has to win an election first.
             enable_leader_restore: Some(false),
             allow_log_reversion: Some(false),

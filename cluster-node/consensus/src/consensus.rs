@@ -12,13 +12,14 @@ use cluster_storage::StateStore;
 use cluster_storage::raft_log::RaftLog;
 use node_core::command::OpResult;
 use node_core::{NodeId, PeerId};
-use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
+use openraft::{Instant as _, ReadPolicy};
 use parking_lot::Mutex;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -28,14 +29,15 @@ use crate::errors::{Behind, MemberError, OpenError, ProposeError, ReadError, Tra
 use crate::log_store::LogStore;
 use crate::members::{self, Request};
 use crate::network::{MESSAGE_BYTES_MAX, Network};
+use crate::runtime::OwnRuntime;
 use crate::server::RaftService;
 use crate::state_machine::{Applied, Changes, StateMachine};
 use crate::status::{self, LeaderView, RaftStatus};
 use crate::types::{C, Command, Raft, RaftPeer};
+use crate::upkeep;
 
-/// Waited for a snapshot that was asked for, before it is asked for again: it is put off while the disk is behind, and
-/// asking while one is being taken does nothing.
-const SNAPSHOT_RETRY: Duration = Duration::from_secs(30);
+/// Largest command. Half of what a peer takes in one message: one entry is never cut in two, and must reach followers.
+const COMMAND_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 
 /// Raft of this peer. Clones are handles to the same.
 #[derive(Clone)]
@@ -55,9 +57,10 @@ struct Inner {
     inflight_entries: Arc<Semaphore>,
     /// Ends the tasks beside Raft: they keep hold of log and state.
     stopped: CancellationToken,
+    tasks: Mutex<Vec<JoinHandle<Option<()>>>>,
     handle: Handle,
     /// Its own runtime, unless it runs on the caller's.
-    runtime: Mutex<Option<Runtime>>,
+    runtime: OwnRuntime,
 }
 
 /// What became of a proposal.
@@ -81,6 +84,9 @@ pub struct Proposal {
 
 impl Consensus {
     /// Starts Raft on a log and a state. `raft_id` is this peer's number; a peer whose disk was lost gets a new one.
+    ///
+    /// # Errors
+    /// Also when log and state are not those of this number: see [`ConsensusConfig::started`].
     pub async fn open(
         raft_id: u64,
         own_peer: PeerId,
@@ -91,17 +97,11 @@ impl Consensus {
     ) -> Result<Self, OpenError> {
         config.validate()?;
         let config = Arc::new(config);
-        let runtime = match config.runtime_threads {
-            0 => None,
-            threads => Some(runtime(threads)?),
-        };
-        let handle = runtime
-            .as_ref()
-            .map_or_else(Handle::current, |runtime| runtime.handle().clone());
-        // From here on the runtime must not be dropped, only shut down: that is what `Inner` does.
-        let runtime = OwnRuntime(Mutex::new(runtime));
+        let runtime = OwnRuntime::start(config.runtime_threads)?;
+        let handle = runtime.handle();
 
-        let log = LogStore::open(log, config.append_bytes_max)?;
+        claim(&log, raft_id, config.started).await?;
+        let log = LogStore::open(log, config.append_bytes_max, config.log_bytes_kept)?;
         let opening = {
             let (log, state) = (log.clone(), Arc::clone(&state));
             move || open_machine(&log, state, own_peer)
@@ -113,6 +113,7 @@ impl Consensus {
             .validate()
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         let network = Network::new(raft_id, channels, Arc::clone(&config));
+        let sending = network.sending();
         let starting = Raft::new(raft_id, Arc::new(raft_config), network, log.clone(), machine.clone());
         let raft = handle.spawn(starting).await.map_err(io::Error::other)?;
         let raft = raft.map_err(|fatal| OpenError::Raft(fatal.to_string()))?;
@@ -120,9 +121,12 @@ impl Consensus {
         let (view, leader) = watch::channel(status::leader_view(&raft));
         let stopped = CancellationToken::new();
         let following = status::follow_leader(raft.clone(), view);
-        handle.spawn(stopped.clone().run_until_cancelled_owned(following));
-        let snapshots = take_snapshots(raft.clone(), machine.clone(), Arc::clone(&config));
-        handle.spawn(stopped.clone().run_until_cancelled_owned(snapshots));
+        let following = stopped.clone().run_until_cancelled_owned(following);
+        let snapshots = upkeep::take_snapshots(raft.clone(), machine.clone(), Arc::clone(&config));
+        let snapshots = stopped.clone().run_until_cancelled_owned(snapshots);
+        let purges = upkeep::purge_log(raft.clone(), log.clone(), sending, Arc::clone(&config));
+        let purges = stopped.clone().run_until_cancelled_owned(purges);
+        let tasks = vec![handle.spawn(following), handle.spawn(snapshots), handle.spawn(purges)];
         let inner = Inner {
             raft_id,
             inflight_bytes: Arc::new(Semaphore::new(config.inflight_bytes_max)),
@@ -134,8 +138,9 @@ impl Consensus {
             machine,
             leader,
             stopped,
+            tasks: Mutex::new(tasks),
             handle,
-            runtime: Mutex::new(runtime.0.lock().take()),
+            runtime,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -156,7 +161,7 @@ impl Consensus {
         let service = RaftService::new(
             inner.raft_id,
             inner.raft.clone(),
-            Arc::clone(&inner.state),
+            &inner.state,
             Arc::clone(&inner.config),
         );
         RaftServer::new(service)
@@ -184,6 +189,12 @@ impl Consensus {
     /// is in flight.
     pub async fn submit(&self, command: Bytes, operations: usize) -> Result<Proposal, ProposeError> {
         let inner = &self.inner;
+        if command.len() > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge {
+                bytes: command.len(),
+                allowed: COMMAND_BYTES_MAX,
+            });
+        }
         let room = async {
             let bytes = command.len().clamp(1, inner.config.inflight_bytes_max);
             let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -207,13 +218,17 @@ impl Consensus {
         })
     }
 
-    /// A leader that was just elected refuses everything until a majority has answered it once: a matter of
-    /// milliseconds, which no caller should have to know of.
+    /// A leader refuses everything until a majority has answered it, and again when none has answered for as long as
+    /// an election takes: that is over in milliseconds when a pause of the machine or of the network was the reason, and
+    /// no caller should have to know of it. Without this wait callers would ask again as fast as they can.
     async fn until_confirmed(&self) {
         let raft = &self.inner.raft;
+        let lease = self.inner.config.election_max;
         let waits = |metrics: &openraft::RaftMetrics<C>| {
             metrics.state.is_leader()
-                && metrics.last_quorum_acked.is_none()
+                && metrics
+                    .last_quorum_acked
+                    .is_none_or(|acked| acked.into_inner().elapsed() >= lease)
                 && metrics.running_state.is_ok()
                 && metrics.membership_config.voter_ids().nth(1).is_some()
         };
@@ -277,7 +292,7 @@ impl Consensus {
         self.change(raft_id, Request::Admit(peer)).await
     }
 
-    /// Makes a learner a voter.
+    /// Makes a learner a voter. Refused while it lacks more than [`ConsensusConfig::lagging_entries`].
     pub async fn promote(&self, raft_id: u64) -> Result<(), MemberError> {
         self.change(raft_id, Request::Promote).await
     }
@@ -298,7 +313,15 @@ impl Consensus {
     }
 
     async fn change(&self, raft_id: u64, request: Request) -> Result<(), MemberError> {
-        members::change(&self.inner.raft, raft_id, request, self.inner.config.member_timeout).await
+        let config = &self.inner.config;
+        members::change(
+            &self.inner.raft,
+            raft_id,
+            request,
+            config.member_timeout,
+            config.lagging_entries,
+        )
+        .await
     }
 
     /// Hands leadership to another voter, the one with the longest log when none is named, and waits until it leads.
@@ -353,7 +376,8 @@ impl Consensus {
         }
     }
 
-    /// Stops Raft, closes the log and writes the state out. Afterwards nothing works any more.
+    /// Stops Raft, closes the log and writes the state out. Afterwards nothing works any more, and no task of this layer
+    /// holds on to log or state: they are closed when the caller lets go of them. Each step may take as long as `limit`.
     pub async fn shutdown(&self, limit: Duration) {
         let inner = &self.inner;
         if timeout(limit, inner.raft.shutdown()).await.is_err() {
@@ -362,6 +386,16 @@ impl Consensus {
         inner.stopped.cancel();
         inner.inflight_bytes.close();
         inner.inflight_entries.close();
+        let tasks = std::mem::take(&mut *inner.tasks.lock());
+        let left = async {
+            futures::future::join_all(tasks).await;
+            // Applying, replication and building of snapshots run on for a moment when the Raft core has ended.
+            inner.machine.alone().await;
+            inner.log.alone().await;
+        };
+        if timeout(limit, left).await.is_err() {
+            tracing::warn!("what Raft was doing with its log and state did not end in time");
+        }
         inner.log.close().await;
         let state = Arc::clone(&inner.state);
         // Not needed for safety: it spares the next start to apply the end of the log again.
@@ -370,29 +404,15 @@ impl Consensus {
             Ok(Ok(Err(error))) => tracing::warn!(%error, "the state was not written out"),
             Ok(Err(_)) | Err(_) => tracing::warn!("the state was not written out in time"),
         }
-        if let Some(runtime) = inner.runtime.lock().take() {
-            runtime.shutdown_background();
-        }
+        inner.runtime.stop(limit).await;
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stopped.cancel();
-        if let Some(runtime) = self.runtime.lock().take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// A runtime that may be given up in the middle of async code, where dropping it would panic.
-struct OwnRuntime(Mutex<Option<Runtime>>);
-
-impl Drop for OwnRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.lock().take() {
-            runtime.shutdown_background();
-        }
+        // Before the fields go: then whoever drops this is the last to hold log and state.
+        self.runtime.stop_now();
     }
 }
 
@@ -415,14 +435,16 @@ impl Proposal {
     }
 }
 
-fn runtime(threads: usize) -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        // Applying, reading old entries, building and receiving snapshots.
-        .max_blocking_threads(16)
-        .thread_name("raft")
-        .enable_all()
-        .build()
+/// Whether this log may be gone on with under this number.
+async fn claim(log: &RaftLog, raft_id: u64, started: bool) -> io::Result<()> {
+    if started && log.head().owner.is_none() {
+        let message = format!(
+            "this peer has run as Raft number {raft_id} before, but its Raft log is gone, and with it how it voted; \
+             remove the peer from the cluster, delete its data and let it join anew"
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    log.claim(raft_id).await
 }
 
 fn open_machine(log: &LogStore, state: Arc<StateStore>, own_peer: PeerId) -> Result<StateMachine, OpenError> {
@@ -434,37 +456,6 @@ fn open_machine(log: &LogStore, state: Arc<StateStore>, own_peer: PeerId) -> Res
             "there is a state but no Raft log: the log was lost, so this peer has to be removed and join anew";
         return Err(io::Error::new(io::ErrorKind::InvalidData, message).into());
     }
-    machine.cover(log.purged())?;
+    machine.cover(log.purged(), log.last())?;
     Ok(machine)
-}
-
-/// Takes a snapshot whenever enough was applied since the last one.
-async fn take_snapshots(raft: Raft, machine: StateMachine, config: Arc<ConsensusConfig>) {
-    let mut applied = machine.applied();
-    let mut taken = (machine.snapshot_index().unwrap_or(0), machine.bytes_applied());
-    loop {
-        let index = applied.borrow_and_update().index;
-        let newest = machine.snapshot_index().unwrap_or(0);
-        if newest > taken.0 {
-            taken = (newest, machine.bytes_applied());
-        }
-        let entries = index.saturating_sub(taken.0);
-        let bytes = machine.bytes_applied() - taken.1;
-        if entries >= config.snapshot_entries || (entries > 0 && bytes >= config.snapshot_bytes) {
-            if raft.trigger().snapshot().await.is_err() {
-                return;
-            }
-            let newer = |metrics: &openraft::RaftMetrics<C>| {
-                metrics.running_state.is_err() || metrics.snapshot.is_some_and(|last| last.index > taken.0)
-            };
-            let _ = raft.wait(Some(SNAPSHOT_RETRY)).metrics(newer, "a new snapshot").await;
-            if raft.is_initialized().await.is_err() {
-                return;
-            }
-            continue;
-        }
-        if applied.changed().await.is_err() {
-            return;
-        }
-    }
 }

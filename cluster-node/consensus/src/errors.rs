@@ -42,6 +42,14 @@ pub enum ProposeError {
     /// Nothing was changed; there is too much to do already.
     #[error("too many proposals are waiting")]
     Overloaded,
+    /// Nothing was changed; it has to be cut into several.
+    #[error("the command has {bytes} bytes, at most {allowed} are allowed: send fewer operations at a time")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The largest one.
+        allowed: usize,
+    },
     /// This peer's Raft is out of service.
     #[error("Raft of this peer is out of service: {0}")]
     Fatal(String),
@@ -82,6 +90,19 @@ pub enum MemberError {
     /// It would leave no voter.
     #[error("Raft number {0} is the last voter")]
     LastVoter(u64),
+    /// It would make a voter of a peer that can't help yet.
+    #[error(
+        "Raft number {raft_id} lacks {lag} entries of the log, at most {allowed} are allowed for a voter: try again when \
+         it has caught up"
+    )]
+    Lagging {
+        /// The peer.
+        raft_id: u64,
+        /// What it lacks.
+        lag: u64,
+        /// What it may lack.
+        allowed: u64,
+    },
     /// Another change did not end in time.
     #[error("another change of members is under way")]
     InProgress,

@@ -12,15 +12,19 @@ mod codec;
 mod config;
 mod consensus;
 mod errors;
+mod handles;
 mod log_store;
+mod log_weight;
 mod members;
 mod network;
+mod runtime;
 mod server;
 mod state_machine;
 mod status;
 #[cfg(test)]
 mod suite;
 mod types;
+mod upkeep;
 
 pub use channel::{ChannelProvider, ConnectError, Purpose};
 pub use config::{ConfigError, ConsensusConfig};

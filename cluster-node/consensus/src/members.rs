@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError};
 use openraft::raft::ClientWriteResponse;
+use openraft::{ChangeMembers, ReadPolicy};
 
-use crate::errors::{MemberError, leader_of};
-use crate::types::{C, Raft, RaftPeer};
+use crate::errors::{MemberError, ReadError, leader_of};
+use crate::types::{C, Membership, Raft, RaftPeer};
 
 /// Waited before a change is tried again that met another one.
 const RETRY: Duration = Duration::from_millis(50);
@@ -35,11 +36,18 @@ pub(crate) enum Request {
     SetPeer(RaftPeer),
 }
 
-/// Carries out a request, trying again while another change is under way.
-pub(crate) async fn change(raft: &Raft, id: u64, request: Request, timeout: Duration) -> Result<(), MemberError> {
+/// Carries out a request, trying again while another change is under way. A peer that lacks more than `lag_max` entries
+/// is not made a voter.
+pub(crate) async fn change(
+    raft: &Raft,
+    id: u64,
+    request: Request,
+    timeout: Duration,
+    lag_max: u64,
+) -> Result<(), MemberError> {
     let attempts = async {
         loop {
-            match change_once(raft, id, &request).await {
+            match change_once(raft, id, &request, lag_max).await {
                 Err(MemberError::InProgress) => tokio::time::sleep(RETRY).await,
                 other => return other,
             }
@@ -51,8 +59,8 @@ pub(crate) async fn change(raft: &Raft, id: u64, request: Request, timeout: Dura
     }
 }
 
-async fn change_once(raft: &Raft, id: u64, request: &Request) -> Result<(), MemberError> {
-    let status = crate::status::status(raft, 0);
+async fn change_once(raft: &Raft, id: u64, request: &Request, lag_max: u64) -> Result<(), MemberError> {
+    let status = crate::status::status(raft, lag_max);
     let voter = status.voters.contains_key(&id);
     let member = voter || status.learners.contains_key(&id);
     let ids = || BTreeSet::from([id]);
@@ -67,7 +75,7 @@ async fn change_once(raft: &Raft, id: u64, request: &Request) -> Result<(), Memb
                 return not_here(raft, id).await;
             };
             if known == peer {
-                return Ok(());
+                return already(raft, id, request).await;
             }
             if known.peer_id != peer.peer_id {
                 return Err(MemberError::Refused(format!(
@@ -77,14 +85,25 @@ async fn change_once(raft: &Raft, id: u64, request: &Request) -> Result<(), Memb
             }
             (ChangeMembers::SetNodes(BTreeMap::from([(id, peer.clone())])), true)
         }
-        Request::Promote if voter => return Ok(()),
-        Request::Demote if member && !voter => return Ok(()),
+        Request::Promote if voter => return already(raft, id, request).await,
+        Request::Demote if member && !voter => return already(raft, id, request).await,
         Request::Promote | Request::Demote if !member => return not_here(raft, id).await,
-        Request::Remove if !member => return Ok(()),
+        Request::Remove if !member => return already(raft, id, request).await,
         Request::Demote | Request::Remove if voter && status.voters.len() == 1 => {
             return Err(MemberError::LastVoter(id));
         }
-        Request::Promote => (ChangeMembers::AddVoterIds(ids()), true),
+        Request::Promote => {
+            // A voter that lacks much of the log counts in every majority and helps in none: until it has caught up,
+            // the loss of one other could stop the cluster.
+            if let Some(follower) = status.followers.get(&id).filter(|follower| follower.lagging) {
+                return Err(MemberError::Lagging {
+                    raft_id: id,
+                    lag: follower.lag,
+                    allowed: lag_max,
+                });
+            }
+            (ChangeMembers::AddVoterIds(ids()), true)
+        }
         Request::Demote => (ChangeMembers::RemoveVoters(ids()), true),
         Request::Remove if voter => (ChangeMembers::RemoveVoters(ids()), false),
         Request::Remove => (ChangeMembers::RemoveNodes(ids()), false),
@@ -92,13 +111,50 @@ async fn change_once(raft: &Raft, id: u64, request: &Request) -> Result<(), Memb
     outcome(raft.change_membership(change, retain).await)
 }
 
+/// Nothing seems to be left to do. What this peer sees may be old, or new and not agreed yet, and may then be taken back:
+/// it counts only when a majority has confirmed this leader and the members that it sees are committed.
+async fn already(raft: &Raft, id: u64, request: &Request) -> Result<(), MemberError> {
+    confirm(raft).await?;
+    let metrics = raft.metrics().borrow_watched().clone();
+    let (effective, committed) = (&metrics.membership_config, &metrics.committed_membership_config);
+    let settled = effective.log_id() == committed.log_id() && committed.membership().get_joint_config().len() <= 1;
+    if settled && holds(committed.membership(), id, request) {
+        Ok(())
+    } else {
+        Err(MemberError::InProgress)
+    }
+}
+
+/// Whether a request is fulfilled.
+fn holds(membership: &Membership, id: u64, request: &Request) -> bool {
+    let member = membership.get_node(&id);
+    let voter = membership.voter_ids().any(|voter| voter == id);
+    match request {
+        Request::Admit(peer) | Request::SetPeer(peer) => member == Some(peer),
+        Request::Promote => voter,
+        Request::Demote => member.is_some() && !voter,
+        Request::Remove => member.is_none(),
+    }
+}
+
 /// What this peer does not know as a member may yet be one, if it is not the leader.
 async fn not_here(raft: &Raft, id: u64) -> Result<(), MemberError> {
-    let view = crate::status::leader_view(raft);
-    if view.is_self {
-        Err(MemberError::NotAMember(id))
-    } else {
-        Err(MemberError::NotLeader { leader: view.leader })
+    confirm(raft).await?;
+    Err(MemberError::NotAMember(id))
+}
+
+/// Makes sure that this peer leads.
+async fn confirm(raft: &Raft) -> Result<(), MemberError> {
+    match raft
+        .get_read_log_id(ReadPolicy::ReadIndex)
+        .await
+        .map_err(ReadError::from)
+    {
+        Ok(_) => Ok(()),
+        Err(ReadError::NotLeader { leader }) => Err(MemberError::NotLeader { leader }),
+        // A majority may answer yet; until then nothing is known.
+        Err(ReadError::NoQuorum) => Err(MemberError::InProgress),
+        Err(ReadError::Fatal(reason)) => Err(MemberError::Fatal(reason)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Raft's requests to other peers.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,8 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
@@ -31,12 +33,58 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Frames read ahead of the network.
 const FRAMES_AHEAD: usize = 2;
 
+/// Snapshots sent at a time. Each keeps a blocking thread of Raft's busy until it is over; there are sixteen, and
+/// applying, which must not wait, needs some of them. As many as a cluster of five voters has followers.
+const TRANSFERS_MAX: usize = 4;
+
 /// Makes connections for openraft.
 #[derive(Clone)]
 pub(crate) struct Network {
     own: u64,
     channels: Arc<dyn ChannelProvider>,
     config: Arc<ConsensusConfig>,
+    transfers: Arc<Semaphore>,
+    sending: Sending,
+}
+
+/// Which snapshots are being sent: the log behind them is what their receivers will ask for next.
+#[derive(Clone, Default)]
+pub(crate) struct Sending {
+    /// Index, and how many transfers.
+    indexes: Arc<Mutex<BTreeMap<u64, usize>>>,
+}
+
+/// One transfer.
+struct SendingOne {
+    sending: Sending,
+    index: u64,
+}
+
+impl Sending {
+    fn begin(&self, index: u64) -> SendingOne {
+        *self.indexes.lock().entry(index).or_default() += 1;
+        SendingOne {
+            sending: self.clone(),
+            index,
+        }
+    }
+
+    /// Index of the oldest one.
+    pub fn oldest(&self) -> Option<u64> {
+        self.indexes.lock().first_key_value().map(|(index, _)| *index)
+    }
+}
+
+impl Drop for SendingOne {
+    fn drop(&mut self) {
+        let mut indexes = self.sending.indexes.lock();
+        if let Some(count) = indexes.get_mut(&self.index) {
+            *count -= 1;
+            if *count == 0 {
+                indexes.remove(&self.index);
+            }
+        }
+    }
 }
 
 /// Requests to one peer.
@@ -50,7 +98,17 @@ pub(crate) struct Connection {
 
 impl Network {
     pub fn new(own: u64, channels: Arc<dyn ChannelProvider>, config: Arc<ConsensusConfig>) -> Self {
-        Self { own, channels, config }
+        Self {
+            own,
+            channels,
+            config,
+            transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+            sending: Sending::default(),
+        }
+    }
+
+    pub fn sending(&self) -> Sending {
+        self.sending.clone()
     }
 
     fn connection(&self, target: u64, peer: &RaftPeer, appends: Purpose) -> Connection {
@@ -206,7 +264,13 @@ impl RaftNetworkV2<C> for Connection {
                 })
                 .collect(),
         };
+        let _sending = self.network.sending.begin(data.index());
         let mut client = self.client(Purpose::Snapshot).await?;
+        let mut cancel = std::pin::pin!(cancel);
+        let _turn = tokio::select! {
+            turn = self.network.transfers.acquire() => turn.map_err(|closed| NetworkError::new(&closed))?,
+            closed = &mut cancel => return Err(closed.into()),
+        };
         let (messages, progress, reading) = send_frames(header, data);
         let sending = client.snapshot(ReceiverStream::new(messages));
         let watching = watch_progress(&progress, &self.network.config);
@@ -217,7 +281,7 @@ impl RaftNetworkV2<C> for Connection {
                 let (id, target) = (self.network.own, self.target);
                 return Err(Timeout { action: RPCTypes::InstallSnapshot, id, target, timeout }.into());
             }
-            closed = cancel => return Err(closed.into()),
+            closed = &mut cancel => return Err(closed.into()),
         };
         match answer {
             Ok(answer) => {

@@ -1,7 +1,7 @@
 //! Raft's requests from other peers. Who may call was decided before: only members get here.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use cluster_proto::peer::v1 as wire;
 use cluster_proto::peer::v1::raft_server;
@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::codec;
 use crate::config::ConsensusConfig;
 use crate::state_machine::{self, SnapshotData};
-use crate::types::{Raft, SnapshotMeta, Vote};
+use crate::types::{C, LogId, Raft, SnapshotMeta, Vote};
 
 /// The Raft service of this peer.
 #[derive(Clone)]
@@ -28,19 +28,20 @@ pub struct RaftService {
 struct Inner {
     own: u64,
     raft: Raft,
-    state: Arc<StateStore>,
+    /// Connections outlive the peer for a moment; the state must not.
+    state: Weak<StateStore>,
     config: Arc<ConsensusConfig>,
     /// One snapshot at a time.
     receiving: Mutex<()>,
 }
 
 impl RaftService {
-    pub(crate) fn new(own: u64, raft: Raft, state: Arc<StateStore>, config: Arc<ConsensusConfig>) -> Self {
+    pub(crate) fn new(own: u64, raft: Raft, state: &Arc<StateStore>, config: Arc<ConsensusConfig>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 own,
                 raft,
-                state,
+                state: Arc::downgrade(state),
                 config,
                 receiving: Mutex::new(()),
             }),
@@ -65,6 +66,11 @@ impl RaftService {
         Ok(())
     }
 
+    /// Up to where this peer knows the log to be committed.
+    fn known_committed(&self) -> Option<LogId> {
+        self.inner.raft.metrics().borrow_watched().local_committed
+    }
+
     async fn receive(&self, mut frames: Streaming<wire::SnapshotRequest>) -> Result<wire::SnapshotResponse, Status> {
         let header = match self.next_frame(&mut frames).await? {
             Some(wire::snapshot_request::Frame::Header(header)) => header,
@@ -74,12 +80,14 @@ impl RaftService {
         let vote = codec::decode_vote(&header.vote).map_err(invalid)?;
         let meta = codec::decode_snapshot_meta(&header.meta).map_err(invalid)?;
         let current = self.inner.raft.metrics().borrow_watched().vote;
-        if current > vote {
-            // Gigabytes for nothing otherwise: that leader is one no longer.
+        let committed = self.known_committed();
+        // Gigabytes for nothing otherwise: that leader is one no longer, or what it sends is here already.
+        if current > vote || meta.last_log_id <= committed {
             return Ok(wire::SnapshotResponse {
                 vote: codec::encode_vote(&current),
             });
         }
+        check_snapshot(&vote, &meta, committed)?;
         let Ok(_receiving) = self.inner.receiving.try_lock() else {
             return Err(Status::unavailable("another snapshot is coming in"));
         };
@@ -105,7 +113,8 @@ impl RaftService {
                 size: file.size,
             })
             .collect();
-        let folder = self.inner.state.incoming_folder();
+        let state = self.inner.state.upgrade();
+        let folder = state.ok_or_else(|| stopped("it was shut down"))?.incoming_folder();
         let mut receiver = blocking(move || SnapshotReceiver::new(folder, files)).await?;
         loop {
             let frame = match self.next_frame(frames).await? {
@@ -174,6 +183,7 @@ impl raft_server::Raft for RaftService {
             entries: entries.map_err(invalid)?,
             leader_commit: codec::decode_optional_log_id(&request.committed).map_err(invalid)?,
         };
+        check_append(&request, self.known_committed())?;
         let outcome = match self.inner.raft.append_entries(request).await.map_err(stopped)? {
             AppendEntriesResponse::Success => Outcome::Success(true),
             AppendEntriesResponse::Conflict => Outcome::Conflict(true),
@@ -240,6 +250,67 @@ impl raft_server::Raft for RaftService {
         };
         Ok(Response::new(wire::TransferLeaderResponse { result: Some(outcome) }))
     }
+}
+
+/// openraft trusts its peers and stops with a panic where one breaks the rules; a faulty member must not be able to stop
+/// others. No leader sends a snapshot of terms after its own, or one that contradicts what is committed.
+fn check_snapshot(vote: &Vote, meta: &SnapshotMeta, committed: Option<LogId>) -> Result<(), Status> {
+    let Some(last) = meta.last_log_id else {
+        return Err(invalid("a snapshot of nothing"));
+    };
+    if !vote.is_committed() {
+        return Err(invalid(format!("a snapshot from {vote}, which was not elected")));
+    }
+    if last.committed_leader_id() > vote.leader_id() {
+        return Err(invalid(format!(
+            "a snapshot up to {last} can't come from the leader {vote}"
+        )));
+    }
+    if committed.is_some_and(|committed| last.index <= committed.index) {
+        return Err(invalid(format!(
+            "the snapshot up to {last} contradicts what is committed here"
+        )));
+    }
+    if meta.last_membership.log_id().is_some_and(|log_id| log_id > last) {
+        return Err(invalid(format!("the snapshot up to {last} has later members")));
+    }
+    Ok(())
+}
+
+/// As [`check_snapshot`]: entries follow one another and the one before them, and none is of a later term than the
+/// leader's.
+fn check_append(request: &AppendEntriesRequest<C>, committed: Option<LogId>) -> Result<(), Status> {
+    let contradicts = |log_id: LogId| committed.is_some_and(|known| log_id.index <= known.index && log_id > known);
+    if !request.vote.is_committed() {
+        return Err(invalid(format!("entries from {}, which was not elected", request.vote)));
+    }
+    let mut before = request.prev_log_id;
+    if before.is_some_and(contradicts) {
+        return Err(invalid(format!("{before:?} contradicts what is committed here")));
+    }
+    for entry in &request.entries {
+        let next = match before {
+            Some(before) => before.index.checked_add(1),
+            None => Some(0),
+        };
+        if next != Some(entry.log_id.index) || before.is_some_and(|before| before > entry.log_id) {
+            return Err(invalid(format!("entry {} does not follow {before:?}", entry.log_id)));
+        }
+        if contradicts(entry.log_id) {
+            return Err(invalid(format!(
+                "entry {} contradicts what is committed here",
+                entry.log_id
+            )));
+        }
+        before = Some(entry.log_id);
+    }
+    if before.is_some_and(|last| last.committed_leader_id() > request.vote.leader_id()) {
+        return Err(invalid(format!(
+            "{before:?} can't come from the leader {}",
+            request.vote
+        )));
+    }
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(

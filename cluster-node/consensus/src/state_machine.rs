@@ -11,8 +11,8 @@ use cluster_storage::snapshot::{Incoming, Snapshot, SnapshotStore};
 use cluster_storage::state::{todo_key, todo_value};
 use cluster_storage::{Overlay, StateStore, StoreError};
 use futures::{Stream, StreamExt};
-use node_core::command::CommandBatch;
-use node_core::pinset::{self, Effects, KvRead, KvWrite, Table};
+use node_core::command::{CommandBatch, Op, Request};
+use node_core::pinset::{self, Effects, KvRead, KvWrite, Table, keys};
 use node_core::{NodeId, PeerId};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::codec;
+use crate::handles::Held;
 use crate::types::{Answer, C, Entry, LogId, Membership, SnapshotMeta, StoredMembership};
 
 /// Where in `Meta` it says how far the log was applied.
@@ -30,6 +31,8 @@ const MEMBERSHIP: &[u8] = b"raft/membership";
 /// Commands handed to a blocking thread at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 const CHUNK_ENTRIES: usize = 4096;
+/// With fewer requests, reading ahead saves nothing.
+const READ_AHEAD_MIN: usize = 16;
 /// Rows written to the state at a time.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -55,6 +58,7 @@ pub struct Changes {
 #[derive(Clone)]
 pub(crate) struct StateMachine {
     shared: Arc<Shared>,
+    held: Held,
 }
 
 pub(crate) struct Shared {
@@ -66,6 +70,8 @@ pub(crate) struct Shared {
     changes: watch::Sender<Changes>,
     position: Mutex<Position>,
     bytes_applied: AtomicU64,
+    /// Entries may be left out. Never but in openraft's own suite.
+    gaps: bool,
 }
 
 /// What the rows of consensus say, and what follows from it.
@@ -91,6 +97,15 @@ type Waiting = (Option<ApplyResponder<C>>, Answer);
 
 impl StateMachine {
     pub fn open(state: Arc<StateStore>, own_peer: PeerId) -> io::Result<Self> {
+        Self::start(state, own_peer, false)
+    }
+
+    #[cfg(test)]
+    pub fn open_for_suite(state: Arc<StateStore>, own_peer: PeerId) -> io::Result<Self> {
+        Self::start(state, own_peer, true)
+    }
+
+    fn start(state: Arc<StateStore>, own_peer: PeerId, gaps: bool) -> io::Result<Self> {
         let snapshots = SnapshotStore::open(&state.snapshots_folder())?;
         let position = Position::read(&*state.current(), own_peer)?;
         let shared = Shared {
@@ -102,10 +117,22 @@ impl StateMachine {
             position: Mutex::new(position),
             bytes_applied: AtomicU64::new(0),
             state,
+            gaps,
         };
         Ok(Self {
             shared: Arc::new(shared),
+            held: Held::new(),
         })
+    }
+
+    /// Waits until nobody else has a handle.
+    pub async fn alone(&self) {
+        self.held.alone().await;
+    }
+
+    /// The last entry that was applied.
+    pub fn applied_id(&self) -> Option<LogId> {
+        self.shared.position.lock().applied
     }
 
     pub fn applied(&self) -> watch::Receiver<Applied> {
@@ -131,8 +158,12 @@ impl StateMachine {
     }
 
     /// A log that begins behind the newest snapshot can bring no follower up: a crash right after a snapshot was
-    /// installed leaves it so.
-    pub fn cover(&self, purged: Option<LogId>) -> io::Result<()> {
+    /// installed leaves it so. Takes one, unless there is one that reaches to where the log was purged, or is about to
+    /// be: openraft purges what lies between the end of the log and the state, when it starts and the log ends before
+    /// the state does.
+    pub fn cover(&self, purged: Option<LogId>, last: Option<LogId>) -> io::Result<()> {
+        let applied = self.applied_id();
+        let purged = if last < applied { applied } else { purged };
         let Some(purged) = purged else { return Ok(()) };
         if self.snapshot_index().is_none_or(|index| index < purged.index) {
             self.shared.build()?;
@@ -146,6 +177,11 @@ impl Shared {
         let db = self.state.current();
         let mut position = self.position.lock().clone();
         let mut batch = Batch::new(&db);
+        let chunk = chunk
+            .into_iter()
+            .map(|(entry, responder)| Ok((Decoded::from_entry(entry)?, responder)))
+            .collect::<io::Result<Vec<_>>>()?;
+        read_ahead(&batch.overlay, &chunk)?;
         for (entry, responder) in chunk {
             let answer = self.apply_entry(&mut batch, &mut position, entry)?;
             batch.waiting.push((responder, answer));
@@ -157,24 +193,25 @@ impl Shared {
         self.commit(batch, &position)
     }
 
-    fn apply_entry(&self, batch: &mut Batch<'_>, position: &mut Position, entry: Entry) -> io::Result<Answer> {
+    fn apply_entry(&self, batch: &mut Batch<'_>, position: &mut Position, entry: Decoded) -> io::Result<Answer> {
         let log_id = entry.log_id;
-        if position.applied.is_some_and(|applied| log_id.index <= applied.index) {
-            let message = format!("entry {log_id} comes again: the state is at {:?}", position.applied);
+        let next = position.applied.map_or(0, |applied| applied.index + 1);
+        // One that comes twice or is left out makes this peer's state another than that of the others, for good.
+        if log_id.index < next || (log_id.index > next && !self.gaps) {
+            let message = format!("entry {log_id} can't be applied: entry {next} comes next");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         position.applied = Some(log_id);
-        match entry.payload {
-            EntryPayload::Blank => Ok(Answer::new()),
-            EntryPayload::Membership(membership) => {
+        match entry.what {
+            What::Nothing => Ok(Answer::new()),
+            What::Members(membership) => {
                 position.membership = StoredMembership::new(Some(log_id), membership);
                 batch.membership_changed = true;
                 batch.changes.members += 1;
                 Ok(Answer::new())
             }
-            EntryPayload::Normal(command) => {
-                self.bytes_applied.fetch_add(command.0.len() as u64, Ordering::Relaxed);
-                let commands = CommandBatch::decode(&command.0).map_err(io::Error::other)?;
+            What::Commands { commands, bytes } => {
+                self.bytes_applied.fetch_add(bytes, Ordering::Relaxed);
                 let mut effects = Effects::default();
                 let answer = pinset::apply(&mut batch.overlay, log_id.index, &commands, &mut effects)
                     .map_err(io::Error::other)?;
@@ -296,6 +333,68 @@ pub(crate) fn check(view: &dyn KvRead, meta: &SnapshotMeta) -> Result<(), StoreE
         "the snapshot is at {applied:?}, it should be at {:?}",
         meta.last_log_id
     )))
+}
+
+/// An entry, ready to be applied.
+struct Decoded {
+    log_id: LogId,
+    what: What,
+}
+
+enum What {
+    Nothing,
+    Members(Membership),
+    Commands { commands: CommandBatch, bytes: u64 },
+}
+
+impl Decoded {
+    fn from_entry(entry: Entry) -> io::Result<Self> {
+        let what = match entry.payload {
+            EntryPayload::Blank => What::Nothing,
+            EntryPayload::Membership(membership) => What::Members(membership),
+            EntryPayload::Normal(command) => What::Commands {
+                commands: CommandBatch::decode(&command.0).map_err(io::Error::other)?,
+                bytes: command.0.len() as u64,
+            },
+        };
+        Ok(Self {
+            log_id: entry.log_id,
+            what,
+        })
+    }
+
+    fn requests(&self) -> &[Request] {
+        match &self.what {
+            What::Commands { commands, .. } => &commands.requests,
+            What::Nothing | What::Members(_) => &[],
+        }
+    }
+}
+
+/// Reads the rows that applying will ask for one by one, if there are enough of them.
+fn read_ahead<R>(overlay: &Overlay<'_>, chunk: &[(Decoded, R)]) -> io::Result<()> {
+    let requests = || chunk.iter().flat_map(|(entry, _)| entry.requests());
+    if requests().nth(READ_AHEAD_MIN).is_none() {
+        return Ok(());
+    }
+    let (mut pins, mut placements, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+    for request in requests() {
+        if let Some(id) = &request.id {
+            ids.push(id.as_str().as_bytes().to_vec());
+        }
+        if let Op::PutPin { key, .. } | Op::RemovePin { key } = &request.op {
+            pins.push(keys::pin(key));
+            placements.push(keys::cid(&key.cid));
+        }
+    }
+    for (table, keys) in [
+        (Table::Requests, ids),
+        (Table::Pins, pins),
+        (Table::Placements, placements),
+    ] {
+        overlay.prefetch(table, keys).map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 /// What is written at once.
@@ -431,5 +530,39 @@ impl RaftSnapshotBuilder<C> for StateMachine {
             meta,
             snapshot: SnapshotData::Own(snapshot),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster_storage::StateOptions;
+    use openraft::entry::RaftEntry;
+    use openraft::vote::RaftLeaderId;
+
+    use super::*;
+    use crate::types::{LeaderId, RaftPeer};
+
+    fn blank(index: u64) -> Entry {
+        Entry::new(LogId::new(LeaderId::new(1, 1), index), EntryPayload::Blank)
+    }
+
+    /// An entry that is left out, or comes twice, stops this peer: its state would be another than that of the others.
+    #[test]
+    fn entries_are_applied_one_after_the_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateStore::open(folder.path(), StateOptions::default()).expect("opened");
+        let machine = StateMachine::open(Arc::new(state), RaftPeer::default().peer_id).expect("opened");
+        let apply = |indexes: &[u64]| {
+            let entries = indexes.iter().map(|index| (blank(*index), None));
+            machine.shared.apply(entries.collect())
+        };
+        apply(&[1]).expect_err("the first is 0");
+        apply(&[0, 1, 2]).expect("in order");
+        for wrong in [&[2][..], &[4], &[3, 5]] {
+            let error = apply(wrong).expect_err("not in order").to_string();
+            assert!(error.contains("comes next"), "{error}");
+        }
+        assert_eq!(machine.applied().borrow().index, 2, "nothing of it was applied");
+        apply(&[3]).expect("the next one");
     }
 }

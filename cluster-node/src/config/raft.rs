@@ -25,6 +25,9 @@ pub struct Raft {
     pub snapshot_log_entries: u64,
     /// Entries kept behind a snapshot.
     pub snapshot_keep_log_entries: u64,
+    /// Bytes of entries kept behind a snapshot.
+    #[serde(deserialize_with = "values::bytes")]
+    pub snapshot_keep_log_bytes: u64,
     /// Peers that vote.
     pub voters_max: u32,
     /// Silence after which a voter is replaced by a learner.
@@ -81,6 +84,12 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             kind: Kind::Int(0, 1_000_000_000),
             default: Some("500000"),
             doc: "Log entries kept behind a snapshot, so that a peer that was away for a while catches up from the log.",
+        },
+        OptionSpec {
+            key: "snapshot_keep_log_bytes",
+            kind: Kind::Size(64 << 20, 1 << 40),
+            default: Some(r#""4GiB""#),
+            doc: "Of these no more than so many bytes on disk.",
         },
         OptionSpec {
             key: "voters_max",

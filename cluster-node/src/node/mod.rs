@@ -256,13 +256,18 @@ async fn open_stores(
 ) -> anyhow::Result<(Consensus, Arc<StateStore>, Arc<Ledger>)> {
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     let storage = &config.storage;
+    // Newest entries take a quarter, write buffers the rest.
     let log_options = LogOptions {
-        write_buffers_bytes: bytes(storage.log_memory),
+        write_buffers_bytes: bytes(storage.log_memory / 4 * 3),
         ..LogOptions::default()
+    };
+    let ring_options = RaftLogOptions {
+        ring_bytes: bytes(storage.log_memory / 4),
+        ..RaftLogOptions::default()
     };
     let engine =
         RocksLogEngine::open(&cluster.join("raft-log"), &log_options).context("the Raft log can't be opened")?;
-    let log = RaftLog::open(Arc::new(engine), &RaftLogOptions::default()).context("the Raft log can't be opened")?;
+    let log = RaftLog::open(Arc::new(engine), &ring_options).context("the Raft log can't be opened")?;
     let state_options = StateOptions {
         block_cache_bytes: bytes(storage.block_cache),
         write_buffers_bytes: bytes(storage.state_memory),
@@ -281,6 +286,7 @@ async fn open_stores(
         election_max: config.raft.election_timeout_max,
         snapshot_entries: config.raft.snapshot_log_entries,
         log_entries_kept: config.raft.snapshot_keep_log_entries,
+        log_bytes_kept: config.raft.snapshot_keep_log_bytes,
         ..ConsensusConfig::default()
     };
     let consensus = Consensus::open(standing.raft_id, own, raft, log, state.clone(), channels).await?;

@@ -611,7 +611,7 @@ impl Driver {
             ProposeError::NotLeader { .. } => "not_leader",
             ProposeError::Unknown => "unknown",
             ProposeError::Overloaded => "overloaded",
-            ProposeError::Fatal(_) => "failed",
+            ProposeError::TooLarge { .. } | ProposeError::Fatal(_) => "failed",
         };
         self.shared.metrics.proposal(outcome, items.len());
         if matches!(error, ProposeError::NotLeader { .. }) {
@@ -634,6 +634,7 @@ impl Driver {
                     }));
                 }
                 ProposeError::NotLeader { .. } => self.repeat(item),
+                ProposeError::TooLarge { .. } => item.answer(Err(Error::Internal(error.to_string()))),
                 ProposeError::Fatal(reason) => item.answer(Err(Error::Internal(reason.clone()))),
             }
         }

@@ -59,7 +59,7 @@ pub struct SnapshotFile {
 impl SnapshotStore {
     /// Opens the snapshots in `folder`, which is made when it is not there, and removes what a crash left half done.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(folder).map_err(StoreError::io(folder))?;
+        files::make_folder(folder)?;
         let mut current = None;
         // Names end in the index in 20 digits, so the newest comes last.
         for name in files::names(folder)?.into_iter().rev() {
@@ -68,7 +68,9 @@ impl SnapshotStore {
             match (index, &current) {
                 (Some(index), None) => current = Some(Arc::new(Snapshot::load(path, index)?)),
                 (Some(_), Some(_)) => files::remove_folder(&path)?,
-                (None, _) if name.starts_with(BUILDING) => files::remove_folder(&path)?,
+                (None, _) if name.starts_with(BUILDING) || name.starts_with(files::DOOMED) => {
+                    files::remove_folder(&path)?;
+                }
                 (None, _) => {}
             }
         }
@@ -118,18 +120,19 @@ impl SnapshotStore {
         }
         files::sync_folder(building)?;
         let target = self.folder.join(format!("{SNAPSHOT}{index:020}"));
-        let mut current = self.current.lock();
-        if let Some(current) = current.as_ref()
-            && current.folder == target
-        {
+        // Only here it is replaced, one build at a time. The lock is not kept over the disk's work below: the Raft core
+        // and everyone who asks for the newest one would wait for it.
+        let current = self.current();
+        if let Some(current) = current.filter(|current| current.folder == target) {
             // Nothing was applied since; what is being sent must not change under the sender.
             files::remove_folder_later(building.to_owned());
-            return Ok(Arc::clone(current));
+            return Ok(current);
         }
         files::remove_folder(&target)?;
         files::rename(building, &target)?;
         let built = Arc::new(Snapshot::load(target, index)?);
-        if let Some(old) = current.replace(Arc::clone(&built)) {
+        let old = self.current.lock().replace(Arc::clone(&built));
+        if let Some(old) = old {
             old.doomed.store(true, Ordering::Release);
         }
         Ok(built)
@@ -275,7 +278,7 @@ impl SnapshotReceiver {
     /// Begins to receive these files into `folder`, which must not exist.
     pub fn new(folder: PathBuf, expected: Vec<SnapshotFile>) -> Result<Self, StoreError> {
         check_files(&expected)?;
-        fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
+        files::make_folder(&folder)?;
         Ok(Self {
             incoming: Incoming { folder },
             files: expected,

@@ -100,9 +100,9 @@ impl Peer {
         };
         let listener = listener.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let engine = open_when_free(|| RocksLogEngine::open(&folder.join("raft-log"), &LogOptions::default())).await;
+        let engine = RocksLogEngine::open(&folder.join("raft-log"), &LogOptions::default()).expect("the log opens");
         let log = RaftLog::open(Arc::new(engine), &RaftLogOptions::default()).expect("the log opens");
-        let state = open_when_free(|| StateStore::open(&folder.join("state"), StateOptions::default())).await;
+        let state = StateStore::open(&folder.join("state"), StateOptions::default()).expect("the state opens");
         let state = Arc::new(state);
         let channels = Arc::new(PlainChannels::default());
         let consensus = Consensus::open(raft_id, peer_id(name), config, log, Arc::clone(&state), channels);
@@ -133,7 +133,7 @@ impl Peer {
         }
     }
 
-    /// Stops without handing anything over.
+    /// Stops without handing anything over. Afterwards the folder can be used again at once.
     pub async fn stop(self) {
         let _ = self.stop.send(());
         self.consensus.shutdown(PATIENCE).await;
@@ -187,18 +187,6 @@ impl Peer {
             .wait_applied(index, PATIENCE)
             .await
             .expect("it catches up");
-    }
-}
-
-/// The lock on a database is released when the last task that uses it has ended, which is after a shutdown returns.
-async fn open_when_free<T, E: std::fmt::Display>(mut open: impl FnMut() -> Result<T, E>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match open() {
-            Ok(opened) => return opened,
-            Err(error) if tokio::time::Instant::now() > deadline => panic!("{error}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
     }
 }
 

@@ -30,6 +30,8 @@ pub enum LogOp {
     Vote(Bytes),
     /// Sets how far the log is known to be committed.
     Committed(Bytes),
+    /// Sets whose log it is.
+    Owner(u64),
 }
 
 /// What a log begins with after a restart.
@@ -43,6 +45,10 @@ pub struct LogHead {
     pub purged: Option<(u64, Bytes)>,
     /// The last entry, if there is any beyond the purge.
     pub last: Option<(u64, Bytes)>,
+    /// The Raft number whose log it is, once that was recorded.
+    pub owner: Option<u64>,
+    /// What the entries weigh, roughly: files are counted as they are, with what is deleted in them but not yet gone.
+    pub bytes: u64,
 }
 
 /// A disk under the log: RocksDB, or memory with the manners of a disk.

@@ -30,6 +30,7 @@ struct Content {
     vote: Option<Bytes>,
     committed: Option<Bytes>,
     purged: Option<(u64, Bytes)>,
+    owner: Option<u64>,
 }
 
 impl MemoryLogEngine {
@@ -62,6 +63,8 @@ impl LogEngine for MemoryLogEngine {
                 .entries
                 .last_key_value()
                 .map(|(index, value)| (*index, value.clone())),
+            owner: content.owner,
+            bytes: content.entries.values().map(|value| value.len() as u64).sum(),
         })
     }
 
@@ -114,6 +117,7 @@ impl Content {
             }
             LogOp::Vote(vote) => self.vote = Some(vote),
             LogOp::Committed(committed) => self.committed = Some(committed),
+            LogOp::Owner(raft_id) => self.owner = Some(raft_id),
         }
     }
 }

@@ -56,13 +56,29 @@ pub struct RaftLog {
     shared: Arc<Shared>,
 }
 
+/// The thread has no part in it: whoever lets go of it last waits for the thread, and then closes the engine itself. An
+/// engine that a thread closes on its own may do so while the process exits, when what it needs is gone already.
 struct Shared {
     engine: Arc<dyn LogEngine>,
-    ring: RwLock<Ring>,
+    ring: Arc<RwLock<Ring>>,
     head: LogHead,
     /// Order of writes: a number is given out and queued by one caller at a time.
     writes: tokio::sync::Mutex<Writes>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Held for reading by each read of files that is under way, even if nobody waits for it any more.
+    reads: Arc<tokio::sync::RwLock<()>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.writes.get_mut().queue = None;
+        if let Some(thread) = self.thread.get_mut().take() {
+            // A callback of a write may hold the last handle; a thread can't wait for itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
 }
 
 struct Writes {
@@ -115,25 +131,21 @@ impl RaftLog {
             receiver = Some(queue);
             Some(writer)
         };
+        let ring = Arc::new(RwLock::new(Ring::new(next, options.ring_bytes)));
+        let mut thread = None;
+        if let (Some(writer), Some(queue)) = (writer, receiver) {
+            let ring = Arc::clone(&ring);
+            let run = move || writer.run(queue, &|number| ring.write().done(number));
+            thread = Some(std::thread::Builder::new().name("raft-log".into()).spawn(run)?);
+        }
         let shared = Arc::new(Shared {
             engine,
-            ring: RwLock::new(Ring::new(next, options.ring_bytes)),
+            ring,
             head,
             writes: tokio::sync::Mutex::new(writes),
-            thread: Mutex::new(None),
+            thread: Mutex::new(thread),
+            reads: Arc::default(),
         });
-        if let (Some(writer), Some(queue)) = (writer, receiver) {
-            let weak = Arc::downgrade(&shared);
-            let run = move || {
-                writer.run(queue, &|number| {
-                    if let Some(shared) = weak.upgrade() {
-                        shared.ring.write().done(number);
-                    }
-                })
-            };
-            let thread = std::thread::Builder::new().name("raft-log".into()).spawn(run)?;
-            *shared.thread.lock() = Some(thread);
-        }
         Ok(Self { shared })
     }
 
@@ -170,66 +182,72 @@ impl RaftLog {
         .await
     }
 
+    /// Writes down whose log this is, once: the number that a peer has in Raft. Votes and entries of one number must
+    /// never be taken for those of another.
+    ///
+    /// # Errors
+    /// `InvalidData` when the log is that of another number.
+    pub async fn claim(&self, raft_id: u64) -> io::Result<()> {
+        match self.shared.head.owner {
+            Some(owner) if owner == raft_id => Ok(()),
+            Some(owner) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the Raft log is that of Raft number {owner}, this peer has number {raft_id}"),
+            )),
+            None => self.write_and_wait(LogOp::Owner(raft_id)).await,
+        }
+    }
+
     /// Saves the vote; it is durable when this returns.
     pub async fn save_vote(&self, vote: Bytes) -> io::Result<()> {
-        self.write_and_wait(LogOp::Vote(vote), true).await
+        self.write_and_wait(LogOp::Vote(vote)).await
     }
 
     /// Saves how far the log is committed. Not synced: after a crash an older value does no harm.
     pub async fn save_committed(&self, committed: Bytes) -> io::Result<()> {
-        let mut writes = self.shared.writes.lock().await;
-        let number = writes.next();
-        let ops = vec![LogOp::Committed(committed)];
-        self.submit(
-            &mut writes,
-            Write {
-                number,
-                ops,
-                bytes: 0,
-                sync: false,
-                done: None,
-            },
-        )
-        .await
+        self.enqueue(LogOp::Committed(committed), false, None).await
     }
 
-    /// Removes the entries from `from` on. A crash may bring them back, but never behind what is written after this.
+    /// Removes the entries from `from` on; they are gone for good when this returns. A snapshot that takes their place
+    /// is durable by itself: entries that came back beside it would be those of another history.
     pub async fn truncate(&self, from: u64) -> io::Result<()> {
-        self.write_and_wait(LogOp::Truncate { from }, false).await
+        self.write_and_wait(LogOp::Truncate { from }).await
     }
 
-    /// Removes the entries up to `upto`, which may be beyond the end of the log. The marker is durable before anything
-    /// is gone.
+    /// Removes the entries up to `upto`, which may be beyond the end of the log. Nobody reads them any more when this
+    /// returns; the disk follows, the marker before the entries. Does not wait for the disk, where dropping files takes
+    /// a while: a crash before it only keeps entries that a snapshot holds too. An error is that of the next write.
     pub async fn purge(&self, upto: u64, marker: Bytes) -> io::Result<()> {
-        self.write_and_wait(LogOp::Purge { upto, marker }, false).await
+        self.enqueue(LogOp::Purge { upto, marker }, false, None).await
     }
 
-    async fn write_and_wait(&self, op: LogOp, sync: bool) -> io::Result<()> {
+    /// Writes, and returns when it is durable.
+    async fn write_and_wait(&self, op: LogOp) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
         let done: Done = Box::new(move |result| {
             let _ = sender.send(result);
         });
-        {
-            let mut writes = self.shared.writes.lock().await;
-            let number = writes.next();
-            match &op {
-                LogOp::Truncate { from } => self.shared.ring.write().truncate(*from),
-                LogOp::Purge { upto, .. } => self.shared.ring.write().purge(*upto),
-                LogOp::Put { .. } | LogOp::Vote(_) | LogOp::Committed(_) => {}
-            }
-            self.submit(
-                &mut writes,
-                Write {
-                    number,
-                    ops: vec![op],
-                    bytes: 0,
-                    sync,
-                    done: Some(done),
-                },
-            )
-            .await?;
-        }
+        self.enqueue(op, true, Some(done)).await?;
         receiver.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    async fn enqueue(&self, op: LogOp, sync: bool, done: Option<Done>) -> io::Result<()> {
+        let mut writes = self.shared.writes.lock().await;
+        let number = writes.next();
+        match &op {
+            LogOp::Truncate { from } => self.shared.ring.write().truncate(*from),
+            LogOp::Purge { upto, .. } => self.shared.ring.write().purge(*upto),
+            LogOp::Put { .. } | LogOp::Vote(_) | LogOp::Committed(_) | LogOp::Owner(_) => {}
+        }
+        let ops = vec![op];
+        let write = Write {
+            number,
+            ops,
+            bytes: 0,
+            sync,
+            done,
+        };
+        self.submit(&mut writes, write).await
     }
 
     /// The lock on `writes` is kept while the queue is full, so that writes stay in the order of their numbers.
@@ -266,8 +284,14 @@ impl RaftLog {
                 end.min(ring.first())
             };
             let engine = Arc::clone(&self.shared.engine);
+            let reading = Arc::clone(&self.shared.reads).read_owned().await;
             let room = bytes_max.saturating_sub(bytes);
-            let read = move || engine.read(next, stored_end, room);
+            let read = move || {
+                let stored = engine.read(next, stored_end, room);
+                drop(engine);
+                drop(reading);
+                stored
+            };
             let stored = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
             let stored_bytes: usize = stored.iter().map(Bytes::len).sum();
             // The engine answers with one entry at least if it has it; here one too many would break the bound.
@@ -279,13 +303,15 @@ impl RaftLog {
         }
     }
 
-    /// Lets the thread finish what is queued and waits for it. Later writes fail.
+    /// Lets the thread finish what is queued, and waits for it and for reads that are under way. Later writes fail. The
+    /// engine is closed when the last handle is dropped.
     pub async fn close(&self) {
         self.shared.writes.lock().await.queue = None;
         let thread = self.shared.thread.lock().take();
         if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+        drop(self.shared.reads.write().await);
     }
 }
 

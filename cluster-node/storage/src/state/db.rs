@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use node_core::pinset::{KvError, KvRead, Table, Visit};
 use parking_lot::Mutex;
 use rocksdb::{Cache, ColumnFamily, DBRawIteratorWithThreadMode, DBWithThreadMode, ReadOptions, SingleThreaded};
-use rocksdb::{DBAccess, SnapshotWithThreadMode};
+use rocksdb::{DBAccess, DBPinnableSlice, SnapshotWithThreadMode};
 
 use super::options::{self, StateOptions};
 use crate::StoreError;
@@ -96,7 +96,19 @@ impl StateDb {
         })
     }
 
-    pub(super) fn rows(&self, table: Table, end: Option<&[u8]>) -> DBRawIteratorWithThreadMode<'_, Rocks> {
+    /// Values of sorted keys, in one go.
+    pub(super) fn get_sorted(&self, table: Table, keys: &[Vec<u8>]) -> Vec<Result<Option<Vec<u8>>, KvError>> {
+        let values = self.rocks().batched_multi_get_cf(self.table(table), keys, true);
+        let value = |read: Result<Option<DBPinnableSlice<'_>>, _>| Ok(read.map_err(failed)?.map(|row| row.to_vec()));
+        values.into_iter().map(value).collect()
+    }
+
+    /// For going through many short ranges. Without read-ahead, for which RocksDB would have to know their ends.
+    pub(super) fn all_rows(&self, table: Table) -> DBRawIteratorWithThreadMode<'_, Rocks> {
+        self.rocks().raw_iterator_cf(self.table(table))
+    }
+
+    fn rows(&self, table: Table, end: Option<&[u8]>) -> DBRawIteratorWithThreadMode<'_, Rocks> {
         self.rocks().raw_iterator_cf_opt(self.table(table), bounds(end))
     }
 }

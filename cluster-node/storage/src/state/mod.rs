@@ -61,11 +61,12 @@ pub struct StateStats {
 impl StateStore {
     /// Opens the state in `folder`, which is made when it is not there, and removes what a crash left half done.
     pub fn open(folder: &Path, options: StateOptions) -> Result<Self, StoreError> {
-        fs::create_dir_all(folder).map_err(StoreError::io(folder))?;
+        files::make_folder(folder)?;
         let generation = current_generation(folder)?;
         let own = format!("{GENERATION}{generation}");
         for name in files::names(folder)? {
-            let left_over = name.starts_with(INCOMING) || (name.starts_with(GENERATION) && name != own);
+            let left_over = [INCOMING, files::DOOMED].iter().any(|prefix| name.starts_with(prefix))
+                || (name.starts_with(GENERATION) && name != own);
             if left_over {
                 tracing::info!(folder = name, "removing what an interrupted snapshot install left");
                 files::remove_folder(&folder.join(name))?;

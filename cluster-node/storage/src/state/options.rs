@@ -5,7 +5,20 @@ use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LogLevel, Options,
 };
 
-/// Memory and files of the state database. The defaults keep a peer under 200 MiB however many pins there are.
+/// Memory and files of the state database. The defaults keep a peer under 200 MiB however many pins there are, which is
+/// counted so, in MiB:
+///
+/// | what | nominal | at worst |
+/// |---|---|---|
+/// | blocks of the state, index and filters among them | 32 | 32 |
+/// | writes to the state; while half of it is being flushed, as much comes in anew | 48 | 72 |
+/// | readers of 256 open files, of which only the top of the index is outside of the cache | 4 | 8 |
+/// | four background jobs: read-ahead and the block that is built, for two parts each | 4 | 16 |
+/// | Raft log: writes 24, newest entries 8, blocks 4 | 36 | 40 |
+/// | ledger: writes and blocks | 24 | 28 |
+/// | all together | 148 | 196 |
+///
+/// The worst never come together: what is applied in bulk is not read at the same time.
 #[derive(Debug, Clone)]
 pub struct StateOptions {
     /// Data, index and filter blocks in memory, for all tables together.
@@ -26,6 +39,9 @@ impl Default for StateOptions {
     }
 }
 
+const BACKGROUND_JOBS: i32 = 4;
+const TARGET_FILE_BYTES: u64 = 32 << 20;
+
 pub(super) fn cache(options: &StateOptions) -> Cache {
     Cache::new_hyper_clock_cache(options.block_cache_bytes, 0)
 }
@@ -39,7 +55,10 @@ pub(super) fn database(options: &StateOptions) -> Options {
     db.set_db_write_buffer_size(options.write_buffers_bytes);
     db.set_max_open_files(options.open_files_max);
     db.set_max_file_opening_threads(2);
-    db.set_max_background_jobs(2);
+    // One for flushes, three for compactions: with two, a long compaction at the bottom lets files pile up at the top,
+    // and writes are slowed down although the disk is idle.
+    db.set_max_background_jobs(BACKGROUND_JOBS);
+    db.set_max_subcompactions(2);
     db.set_bytes_per_sync(1 << 20);
     db.set_compaction_readahead_size(1 << 20);
     db.set_keep_log_file_num(2);
@@ -87,7 +106,14 @@ fn column_family(table: Table, options: &StateOptions, cache: &Cache) -> Options
     // Eighteen tables: at the default of 1 MiB, empty arenas alone would fill the write buffers.
     cf.set_arena_block_size(64 << 10);
     cf.set_level_compaction_dynamic_level_bytes(true);
-    cf.set_target_file_size_base(32 << 20);
+    cf.set_target_file_size_base(TARGET_FILE_BYTES);
+    // Applying must not wait for compactions as long as the disk keeps up on the whole: a bulk of pins makes many small
+    // files of eighteen tables at once, and they go in a few large compactions.
+    cf.set_level_zero_slowdown_writes_trigger(40);
+    cf.set_level_zero_stop_writes_trigger(64);
+    // The default of 25 files makes single compactions that occupy a job, and double the space of what they rewrite,
+    // for tens of seconds.
+    cf.set_max_compaction_bytes(10 * TARGET_FILE_BYTES);
     cf.set_compression_type(DBCompressionType::Lz4);
     cf.set_bottommost_compression_type(DBCompressionType::Zstd);
     // Without dictionary training (0), which would hold whole files in memory.
@@ -100,7 +126,6 @@ fn looked_up(table: Table) -> bool {
     match table {
         Table::Meta
         | Table::Pins
-        | Table::CidPins
         | Table::Placements
         | Table::Everywhere
         | Table::Unsettled
@@ -108,7 +133,9 @@ fn looked_up(table: Table) -> bool {
         | Table::Peers
         | Table::Tokens
         | Table::Requests => true,
-        Table::ByNode
+        // The pins of a CID are always gone through, never asked for one by one.
+        Table::CidPins
+        | Table::ByNode
         | Table::ByName
         | Table::ByMetadata
         | Table::ByCreated

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cluster_storage::raft_log::{
-    Done, LogEngine, LogOptions, MemoryLogEngine, RaftLog, RaftLogOptions, RocksLogEngine,
+    Done, LogEngine, LogHead, LogOp, LogOptions, MemoryLogEngine, RaftLog, RaftLogOptions, RocksLogEngine,
 };
 use proptest::prelude::*;
 use tokio::sync::oneshot;
@@ -266,4 +266,97 @@ async fn a_long_log_is_purged_and_found_again() {
     let left = log.read(3501, u64::MAX, usize::MAX).await.expect("read");
     assert_eq!(left.len() as u64, count - 3501);
     assert!(log.read(0, 10, usize::MAX).await.expect("read").is_empty());
+}
+
+/// A disk that takes its time.
+struct Slow {
+    disk: MemoryLogEngine,
+    /// Each write waits for a word.
+    gate: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl LogEngine for Slow {
+    fn load(&self) -> std::io::Result<LogHead> {
+        self.disk.load()
+    }
+
+    fn read(&self, start: u64, end: u64, bytes_max: usize) -> std::io::Result<Vec<Bytes>> {
+        self.disk.read(start, end, bytes_max)
+    }
+
+    fn write(&self, ops: Vec<LogOp>, sync: bool) -> std::io::Result<()> {
+        // Without a sender every write goes through.
+        let _ = self.gate.lock().expect("one writer").recv();
+        self.disk.write(ops, sync)
+    }
+}
+
+fn slow() -> (std::sync::mpsc::Sender<()>, Arc<Slow>) {
+    let (open, gate) = std::sync::mpsc::channel();
+    let slow = Slow {
+        disk: MemoryLogEngine::new(),
+        gate: std::sync::Mutex::new(gate),
+    };
+    (open, Arc::new(slow))
+}
+
+/// Dropping files takes a while, and the Raft core calls this itself.
+#[tokio::test]
+async fn a_purge_does_not_wait_for_the_disk() {
+    let (open, engine) = slow();
+    let log = RaftLog::open(engine.clone(), &RaftLogOptions::default()).expect("it opens");
+    let (done, receiver) = waiting();
+    let entries = (0..10).map(|index| (index, Bytes::from(vec![7; 9])));
+    log.append(entries.collect(), done).await.expect("taken");
+    log.purge(5, Bytes::from_static(b"m")).await.expect("taken");
+    assert_eq!(log.read(6, 10, usize::MAX).await.expect("read").len(), 4);
+    let (later, after) = waiting();
+    log.append(vec![(10, Bytes::from_static(b"x"))], later)
+        .await
+        .expect("taken");
+    drop(open);
+    receiver.await.expect("called").expect("written");
+    after.await.expect("called").expect("written");
+    assert_eq!(engine.load().expect("read").purged, Some((5, Bytes::from_static(b"m"))));
+    log.close().await;
+}
+
+/// Whoever lets go of the log last closes its database, not some thread that may run while the process exits.
+#[tokio::test]
+async fn the_engine_is_closed_by_whoever_drops_the_log() {
+    let (open, engine) = slow();
+    let left = Arc::downgrade(&engine);
+    let log = RaftLog::open(engine, &RaftLogOptions::default()).expect("it opens");
+    let (done, receiver) = waiting();
+    log.append(vec![(0, Bytes::from_static(b"a"))], done)
+        .await
+        .expect("taken");
+    let other = log.clone();
+    drop(log);
+    assert!(left.upgrade().is_some());
+    drop(open);
+    drop(other);
+    assert!(left.upgrade().is_none(), "the thread still has it");
+    receiver.await.expect("called").expect("what was queued is written");
+}
+
+#[tokio::test]
+async fn a_log_is_claimed_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for disk in [
+        Disk::Rocks(folder.path().join("log")),
+        Disk::Memory(MemoryLogEngine::new()),
+    ] {
+        let log = disk.open();
+        assert_eq!(log.head().owner, None);
+        log.claim(7).await.expect("nobody's");
+        log.close().await;
+        drop(log);
+        let log = disk.open();
+        assert_eq!(log.head().owner, Some(7));
+        log.claim(7).await.expect("its own");
+        let error = log.claim(8).await.expect_err("another's").to_string();
+        assert!(error.contains("number 7") && error.contains("number 8"), "{error}");
+        log.close().await;
+    }
 }
