@@ -19,19 +19,20 @@ pub struct RetryPolicy {
     pub max: Duration,
     /// Attempts after which an entry is given up; 0 = no end.
     pub attempts_max: u32,
-    /// Age at which an entry is given up after a failure; zero = no end.
+    /// How long an entry may have been failing before it is given up; zero = no end.
     pub age_max: Duration,
 }
 
 impl Default for RetryPolicy {
-    /// Content that nobody provides today is asked for about forty times within a week, then given up: often enough
+    /// Content that nobody provides today is asked for about fifty times within a week, then given up: often enough
     /// that a provider who comes back is noticed within hours, seldom enough that a million such entries cost a node
-    /// two attempts a second.
+    /// some sixty attempts a second once they are old. The number of attempts only bounds what fails in some way that
+    /// makes the delays short; the week is what ends a pin.
     fn default() -> Self {
         Self {
             first: Duration::from_secs(10),
             max: Duration::from_secs(6 * 3600),
-            attempts_max: 60,
+            attempts_max: 100,
             age_max: Duration::from_secs(7 * 24 * 3600),
         }
     }
@@ -47,9 +48,10 @@ pub enum Verdict {
 }
 
 impl RetryPolicy {
-    /// Judges an attempt that failed. `attempts` counts it; `age` is how long the entry has been wanted; `seed` is any
-    /// number that differs from entry to entry.
-    pub fn judge(&self, class: ErrorClass, attempts: u32, age: Duration, seed: u64) -> Verdict {
+    /// Judges an attempt that failed. `attempts` counts it; `failing` is how long ago the first of them failed, so that
+    /// neither a long queue nor a node that was away makes an entry old; `seed` is any number that differs from try to
+    /// try.
+    pub fn judge(&self, class: ErrorClass, attempts: u32, failing: Duration, seed: u64) -> Verdict {
         if class == ErrorClass::Permanent {
             return Verdict::GiveUp("the daemon says that it can never be pinned".into());
         }
@@ -57,9 +59,9 @@ impl RetryPolicy {
             if self.attempts_max > 0 && attempts >= self.attempts_max {
                 return Verdict::GiveUp(format!("{attempts} attempts failed"));
             }
-            if !self.age_max.is_zero() && age >= self.age_max {
-                let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
-                return Verdict::GiveUp(format!("it could not be pinned for {age}"));
+            if !self.age_max.is_zero() && failing >= self.age_max {
+                let failing = humantime::format_duration(Duration::from_secs(failing.as_secs()));
+                return Verdict::GiveUp(format!("it could not be pinned for {failing}"));
             }
         }
         Verdict::Retry(self.delay(class, attempts, seed))
@@ -122,8 +124,11 @@ mod tests {
     fn content_that_nobody_has_is_given_up_after_its_age_or_its_attempts() {
         let policy = RetryPolicy::default();
         let judge = |attempts, age| policy.judge(ErrorClass::NotFound, attempts, age, 1);
-        assert!(matches!(judge(59, Duration::ZERO), Verdict::Retry(_)));
-        assert_eq!(judge(60, Duration::ZERO), Verdict::GiveUp("60 attempts failed".into()));
+        assert!(matches!(judge(99, Duration::ZERO), Verdict::Retry(_)));
+        assert_eq!(
+            judge(100, Duration::ZERO),
+            Verdict::GiveUp("100 attempts failed".into())
+        );
         let week = policy.age_max;
         assert_eq!(
             judge(2, week),
@@ -141,6 +146,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_week_ends_a_pin_and_not_the_number_of_attempts(
+            class in class().prop_filter("counts against the pin", |class| !class.is_node_fault()),
+            seed in any::<u64>()
+        ) {
+            prop_assume!(class != ErrorClass::Permanent);
+            let policy = RetryPolicy::default();
+            let (mut failing, mut attempts) = (Duration::ZERO, 1);
+            while let Verdict::Retry(delay) = policy.judge(class, attempts, failing, seed) {
+                failing += delay;
+                attempts += 1;
+            }
+            prop_assert!(failing >= policy.age_max);
+            prop_assert!((40..70).contains(&attempts), "{} attempts", attempts);
+        }
+
         #[test]
         fn delays_grow_within_their_jitter_and_never_beyond_the_longest(
             class in class(), attempts in 1..200u32, seed in any::<u64>(), other in any::<u64>()

@@ -380,6 +380,14 @@ impl Cluster {
         }
     }
 
+    /// The same, to be killed and started again.
+    pub fn kubo_named_mut(&mut self, name: &str) -> &mut KuboDaemon {
+        match self.nodes.iter_mut().find(|(node, _)| node == name) {
+            Some((_, Node::Kubo(daemon))) => daemon,
+            _ => panic!("there is no daemon {name}"),
+        }
+    }
+
     /// Where everything is.
     pub fn root(&self) -> &Path {
         &self.root

@@ -183,13 +183,16 @@ fn load_pins(fake: &FakeKubo, folder: &Path) -> anyhow::Result<()> {
         return Ok(());
     };
     for line in text.lines() {
-        let (cid, kind) = line.split_once(' ').context("a line of saved pins is CID KIND")?;
+        let mut parts = line.splitn(3, ' ');
+        let cid = parts.next().unwrap_or_default();
+        let kind = parts.next().context("a line of saved pins is CID KIND NAME")?;
+        let name = parts.next().unwrap_or_default();
         let kind = if kind == "direct" {
             PinKind::Direct
         } else {
             PinKind::Recursive
         };
-        fake.pin_by_hand(&cid.parse()?, kind);
+        fake.pin_by_hand_as(&cid.parse()?, kind, name);
     }
     Ok(())
 }
@@ -199,7 +202,8 @@ fn save_pins(fake: &FakeKubo, folder: &Path) -> anyhow::Result<()> {
     let mut text = String::new();
     for (cid, kind) in fake.pins() {
         let kind = if kind == PinKind::Direct { "direct" } else { "recursive" };
-        writeln!(text, "{cid} {kind}")?;
+        let name = fake.pin_name(&cid).unwrap_or_default();
+        writeln!(text, "{cid} {kind} {name}")?;
     }
     Ok(fs::write(folder.join("pins"), text)?)
 }

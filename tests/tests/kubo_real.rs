@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cluster_kubo::{Credentials, Held, IpfsNode, KuboClient, KuboOptions, Progress, Silent, Updated};
+use cluster_kubo::{
+    Credentials, Error, Held, IpfsNode, KuboClient, KuboOptions, LookFor, PIN_NAME, Progress, Silent, Updated,
+};
 use cluster_tests::kubo::{KUBO_VERSION, KuboDaemon, KuboOptions as DaemonOptions};
 use node_core::{Cid, ErrorClass, PinMode};
 use tempfile::TempDir;
@@ -19,6 +21,10 @@ fn client_with(address: &str, credentials: Option<&str>, options: KuboOptions) -
 }
 
 fn ignore(_: Progress) {}
+
+async fn look(node: &KuboClient, cid: &Cid) -> Result<Option<Held>, Error> {
+    Ok(node.pin_ls(cid, LookFor::Any).await?.map(|pin| pin.held))
+}
 
 async fn daemon() -> (TempDir, KuboDaemon) {
     let folder = tempfile::tempdir().expect("folder");
@@ -64,11 +70,11 @@ async fn one_daemon_answers_everything() {
     let c = daemon.add(&content(1000)).await.expect("add");
 
     // Direct, then recursive, then direct again, which Kubo refuses.
-    assert_eq!(node.pin_ls(&a).await.expect("pin/ls"), None);
-    let added = node.pin_add(&a, PinMode::Direct, &ignore).await.expect("direct");
+    assert_eq!(look(&node, &a).await.expect("pin/ls"), None);
+    let added = node.pin_add(&a, PinMode::Direct, "", &ignore).await.expect("direct");
     assert_eq!(added.held, PinMode::Direct);
-    assert_eq!(node.pin_ls(&a).await.expect("pin/ls"), Some(Held::Direct));
-    let added = node.pin_add(&a, PinMode::Recursive, &ignore).await.expect("recursive");
+    assert_eq!(look(&node, &a).await.expect("pin/ls"), Some(Held::Direct));
+    let added = node.pin_add(&a, PinMode::Recursive, "", &ignore).await.expect("recursive");
     assert_eq!(
         added,
         cluster_kubo::Added {
@@ -76,9 +82,9 @@ async fn one_daemon_answers_everything() {
             progress: Progress { blocks: 1, bytes: 1000 }
         }
     );
-    assert_eq!(node.pin_ls(&a).await.expect("pin/ls"), Some(Held::Recursive));
+    assert_eq!(look(&node, &a).await.expect("pin/ls"), Some(Held::Recursive));
     assert_eq!(
-        node.pin_add(&a, PinMode::Direct, &ignore).await.expect("held").held,
+        node.pin_add(&a, PinMode::Direct, "", &ignore).await.expect("held").held,
         PinMode::Recursive
     );
 
@@ -95,17 +101,65 @@ async fn one_daemon_answers_everything() {
         node.pin_update(&a, &b, &ignore).await.expect("again"),
         Updated::Done(Progress::default())
     );
-    assert_eq!(node.pin_ls(&a).await.expect("the source stays"), Some(Held::Recursive));
-    assert_eq!(node.pin_ls(&b).await.expect("pin/ls"), Some(Held::Recursive));
+    assert_eq!(look(&node, &a).await.expect("the source stays"), Some(Held::Recursive));
+    assert_eq!(look(&node, &b).await.expect("pin/ls"), Some(Held::Recursive));
 
     // Away with it, twice.
     for cid in [&a, &b] {
         assert!(node.pin_rm(cid).await.expect("pin/rm"));
         assert!(!node.pin_rm(cid).await.expect("not pinned is as good"));
-        assert_eq!(node.pin_ls(cid).await.expect("pin/ls"), None);
+        assert_eq!(look(&node, cid).await.expect("pin/ls"), None);
     }
-    node.pin_add(&c, PinMode::Direct, &ignore).await.expect("direct");
+    node.pin_add(&c, PinMode::Direct, "", &ignore).await.expect("direct");
     assert!(node.pin_rm(&c).await.expect("a direct pin goes too"));
+}
+
+/// What tells the cluster's pins from those made by hand when all else is lost.
+#[tokio::test]
+async fn names_of_pins_are_kept_and_shown() {
+    let (_folder, mut daemon) = daemon().await;
+    let node = client(daemon.address(), None);
+    let name_of = async |node: &KuboClient, cid: &Cid, look_for| {
+        let pin = node.pin_ls(cid, look_for).await.expect("pin/ls");
+        pin.map(|pin| pin.name)
+    };
+    let mut cids = Vec::new();
+    for _ in 0..4 {
+        cids.push(daemon.add(&content(1000)).await.expect("add"));
+    }
+    let [recursive, direct, by_hand, updated] = cids[..] else {
+        unreachable!("four")
+    };
+    node.pin_add(&recursive, PinMode::Recursive, PIN_NAME, &ignore)
+        .await
+        .expect("pin/add");
+    node.pin_add(&direct, PinMode::Direct, PIN_NAME, &ignore)
+        .await
+        .expect("pin/add");
+    node.pin_add(&by_hand, PinMode::Recursive, "", &ignore)
+        .await
+        .expect("pin/add");
+    node.pin_update(&recursive, &updated, &ignore)
+        .await
+        .expect("pin/update");
+    for look_for in [LookFor::Any, LookFor::Recursive] {
+        assert_eq!(name_of(&node, &recursive, look_for).await.as_deref(), Some(PIN_NAME));
+        assert_eq!(name_of(&node, &by_hand, look_for).await.as_deref(), Some(""));
+    }
+    assert_eq!(name_of(&node, &direct, LookFor::Any).await.as_deref(), Some(PIN_NAME));
+    assert_eq!(name_of(&node, &direct, LookFor::Recursive).await, None);
+    // An update gives the new pin no name, which the fake imitates.
+    assert_eq!(name_of(&node, &updated, LookFor::Any).await.as_deref(), Some(""));
+    // Pinning under the name what is pinned without gives it the name.
+    node.pin_add(&updated, PinMode::Recursive, PIN_NAME, &ignore)
+        .await
+        .expect("pin/add");
+    assert_eq!(name_of(&node, &updated, LookFor::Any).await.as_deref(), Some(PIN_NAME));
+    daemon.restart().await.expect("restart");
+    assert_eq!(
+        name_of(&node, &recursive, LookFor::Any).await.as_deref(),
+        Some(PIN_NAME)
+    );
 }
 
 #[tokio::test]
@@ -119,7 +173,7 @@ async fn what_can_never_be_pinned_is_permanent() {
         (&[1, 0x70], "protobuf"),
     ] {
         let error = node
-            .pin_add(&of_codec(&raw, codec), PinMode::Recursive, &ignore)
+            .pin_add(&of_codec(&raw, codec), PinMode::Recursive, "", &ignore)
             .await
             .expect_err("refused");
         assert_eq!(error.class, ErrorClass::Permanent, "{error}");
@@ -150,7 +204,7 @@ async fn content_travels_between_daemons_and_its_progress_is_seen() {
 
     let seen = Mutex::new(Vec::new());
     let sink = |progress| seen.lock().expect("lock").push(progress);
-    let added = node.pin_add(&cid, PinMode::Recursive, &sink).await.expect("pin/add");
+    let added = node.pin_add(&cid, PinMode::Recursive, "", &sink).await.expect("pin/add");
     assert!(added.progress.blocks > 3 * 1024, "{added:?}");
     assert!(added.progress.bytes > bytes.len() as u64, "{added:?}");
     let seen = seen.into_inner().expect("lock");
@@ -183,7 +237,7 @@ async fn content_that_nobody_has_stalls_and_a_frozen_daemon_is_unreachable() {
         ..KuboOptions::default()
     };
     let error = client_with(daemon.address(), None, stall)
-        .pin_add(&lost, PinMode::Recursive, &ignore)
+        .pin_add(&lost, PinMode::Recursive, "", &ignore)
         .await
         .expect_err("nobody has it");
     assert_eq!(error.class, ErrorClass::Stalled, "{error}");
@@ -196,7 +250,7 @@ async fn content_that_nobody_has_stalls_and_a_frozen_daemon_is_unreachable() {
     daemon.freeze().expect("freeze");
     assert_eq!(node.id().await.expect_err("frozen").class, ErrorClass::Unreachable);
     let error = node
-        .pin_add(&lost, PinMode::Recursive, &ignore)
+        .pin_add(&lost, PinMode::Recursive, "", &ignore)
         .await
         .expect_err("frozen");
     assert_eq!(error.class, ErrorClass::Unreachable, "{error}");
@@ -209,14 +263,14 @@ async fn a_killed_daemon_comes_back_at_its_address_with_its_pins() {
     let (_folder, mut daemon) = daemon().await;
     let node = client(daemon.address(), None);
     let cid = daemon.add(&content(100)).await.expect("add");
-    node.pin_add(&cid, PinMode::Recursive, &ignore).await.expect("pin/add");
+    node.pin_add(&cid, PinMode::Recursive, "", &ignore).await.expect("pin/add");
     let (address, id) = (daemon.address().to_owned(), daemon.peer_id().to_owned());
 
     daemon.kill().expect("kill");
     assert_eq!(node.id().await.expect_err("killed").class, ErrorClass::Unreachable);
     daemon.restart().await.expect("restart");
     assert_eq!((daemon.address(), daemon.peer_id()), (address.as_str(), id.as_str()));
-    assert_eq!(node.pin_ls(&cid).await.expect("pin/ls"), Some(Held::Recursive));
+    assert_eq!(look(&node, &cid).await.expect("pin/ls"), Some(Held::Recursive));
     daemon.stop().await.expect("stop");
     assert_eq!(daemon.pid(), None);
     assert_eq!(node.id().await.expect_err("stopped").class, ErrorClass::Unreachable);

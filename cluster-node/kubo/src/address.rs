@@ -64,7 +64,7 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let text = text.trim();
         let fail = |reason: &str| AddressError {
-            given: shown(text),
+            given: masked(text),
             reason: reason.to_owned(),
         };
         let bad_base = |e: url_error::ParseError| fail(&e.to_string());
@@ -105,11 +105,16 @@ mod url_error {
     pub(super) type ParseError = <reqwest::Url as std::str::FromStr>::Err;
 }
 
-/// An address as repeated in an error: without what may be a password.
-fn shown(text: &str) -> String {
-    let text = match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}***{}", &text[..scheme + 3], &text[at..]),
-        _ => text.to_owned(),
+/// An address as it may be repeated in an error or a log: without what may be a password, and not longer than a line.
+pub fn masked(text: &str) -> String {
+    // Multiaddrs and sockets have no place for credentials; their `@` belongs to a path.
+    let has_authority = !text.starts_with('/') && !text.starts_with("unix:");
+    let text = match text.rfind('@').filter(|_| has_authority) {
+        Some(at) => {
+            let scheme = text[..at].find("://").map_or(0, |scheme| scheme + 3);
+            format!("{}***{}", &text[..scheme], &text[at..])
+        }
+        None => text.to_owned(),
     };
     text.chars().take(120).collect()
 }
@@ -202,6 +207,21 @@ mod tests {
                 address.call(Operation::PinAdd).as_str(),
                 "http://localhost/api/v0/pin/add"
             );
+        }
+    }
+
+    #[test]
+    fn no_password_is_repeated() {
+        for (text, shown) in [
+            ("http://user:s3cret@host:5001/x", "http://***@host:5001/x"),
+            ("user:s3cret@host:5001", "***@host:5001"),
+            ("http://user:s3@cret@host", "http://***@host"),
+            ("s3://cret@host", "s3://***@host"),
+            ("unix:///run/@kubo.sock", "unix:///run/@kubo.sock"),
+            ("/unix/run/@kubo.sock", "/unix/run/@kubo.sock"),
+            ("http://host:5001", "http://host:5001"),
+        ] {
+            assert_eq!(masked(text), shown);
         }
     }
 

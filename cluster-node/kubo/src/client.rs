@@ -14,7 +14,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::answer::{Answer, Broken, chain};
 use crate::error::{MESSAGE_BYTES_MAX, cut};
 use crate::judge::{Said, Verdict, judge};
-use crate::node::{Added, Connected, Held, Identity, IpfsNode, Progress, ProgressSink, RepoStat, Updated};
+use crate::node::{
+    Added, Connected, Held, Identity, IpfsNode, Listed, LookFor, Progress, ProgressSink, RepoStat, Updated,
+};
 use crate::{Address, Credentials, Error, Operation};
 
 /// Idle connections kept to a daemon. More than a worker's permits are never in use at once.
@@ -245,16 +247,23 @@ impl KuboClient {
         result
     }
 
-    async fn add(&self, cid: &Cid, mode: PinMode, sink: ProgressSink<'_>) -> Result<Added, Error> {
+    async fn add(&self, cid: &Cid, mode: PinMode, name: &str, sink: ProgressSink<'_>) -> Result<Added, Error> {
         const OPERATION: Operation = Operation::PinAdd;
         let cid = cid.to_string();
         let recursive = if mode == PinMode::Recursive { "true" } else { "false" };
-        let query = [("arg", cid.as_str()), ("recursive", recursive), ("progress", "true")];
+        let query = [
+            ("arg", cid.as_str()),
+            ("recursive", recursive),
+            ("progress", "true"),
+            ("name", name),
+        ];
+        // An empty name would be one to daemons that know names, and a mistake to those that do not.
+        let query = if name.is_empty() { &query[..3] } else { &query[..] };
         let mut reached = Progress::default();
         let mut stalled_at = Instant::now() + self.options.stall_timeout;
         let mut silent_at = Instant::now() + self.options.request_timeout;
 
-        let opened = timeout_at(silent_at.min(stalled_at), self.open(OPERATION, &query)).await;
+        let opened = timeout_at(silent_at.min(stalled_at), self.open(OPERATION, query)).await;
         let mut answer = match opened {
             Err(_) => return Err(self.too_late(stalled_at, reached)),
             Ok(Err(refused)) => return added_or(refused, reached),
@@ -312,8 +321,9 @@ impl KuboClient {
         Error::new(OPERATION, ErrorClass::Stalled, words, Some(200))
     }
 
-    async fn list(&self, cid: &str, kind: &str) -> Result<Option<Held>, Error> {
-        let keys: Keys = match self.ask_short(Operation::PinLs, &[("arg", cid), ("type", kind)]).await {
+    async fn list(&self, cid: &str, kind: &str) -> Result<Option<Listed>, Error> {
+        let query = [("arg", cid), ("type", kind), ("names", "true")];
+        let keys: Keys = match self.ask_short(Operation::PinLs, &query).await {
             Ok(keys) => keys,
             Err(Refused {
                 verdict: Verdict::NotPinned,
@@ -321,19 +331,22 @@ impl KuboClient {
             }) => return Ok(None),
             Err(refused) => return Err(refused.error),
         };
-        let Some(kind) = keys.keys.values().next().map(|key| key.kind.as_str()) else {
+        let Some(key) = keys.keys.into_values().next() else {
             return Ok(None);
         };
-        match kind {
-            "recursive" => Ok(Some(Held::Recursive)),
-            "direct" => Ok(Some(Held::Direct)),
+        let held = match key.kind.as_str() {
+            "recursive" => Held::Recursive,
+            "direct" => Held::Direct,
             // Followed by "through" and the CID of the pin.
-            indirect if indirect.starts_with("indirect") => Ok(Some(Held::Indirect)),
-            other => Err(malformed(
-                Operation::PinLs,
-                &format!("a pin of type {:?}", cut(other, 80)),
-            )),
-        }
+            indirect if indirect.starts_with("indirect") => Held::Indirect,
+            other => {
+                return Err(malformed(
+                    Operation::PinLs,
+                    &format!("a pin of type {:?}", cut(other, 80)),
+                ));
+            }
+        };
+        Ok(Some(Listed { held, name: key.name }))
     }
 
     async fn connect(&self, origin: &str) -> Result<(), Error> {
@@ -402,8 +415,9 @@ impl IpfsNode for KuboClient {
         .await
     }
 
-    async fn pin_add(&self, cid: &Cid, mode: PinMode, progress: ProgressSink<'_>) -> Result<Added, Error> {
-        self.observed(Operation::PinAdd, self.add(cid, mode, progress)).await
+    async fn pin_add(&self, cid: &Cid, mode: PinMode, name: &str, progress: ProgressSink<'_>) -> Result<Added, Error> {
+        self.observed(Operation::PinAdd, self.add(cid, mode, name, progress))
+            .await
     }
 
     async fn pin_update(&self, from: &Cid, to: &Cid, _progress: ProgressSink<'_>) -> Result<Updated, Error> {
@@ -450,17 +464,19 @@ impl IpfsNode for KuboClient {
         .await
     }
 
-    async fn pin_ls(&self, cid: &Cid) -> Result<Option<Held>, Error> {
+    async fn pin_ls(&self, cid: &Cid, look_for: LookFor) -> Result<Option<Listed>, Error> {
         self.observed(Operation::PinLs, async {
             let cid = cid.to_string();
             if self.options.look_for_indirect {
                 return self.list(&cid, "all").await;
             }
-            // Two look-ups in Kubo's indexes; asking for "all" walks the graphs of all pins when neither has it.
-            match self.list(&cid, "recursive").await? {
-                Some(held) => Ok(Some(held)),
-                None => self.list(&cid, "direct").await,
+            if look_for == LookFor::Recursive {
+                return self.list(&cid, "recursive").await;
             }
+            // Two look-ups in Kubo's indexes, side by side; asking for "all" walks the graphs of all pins when neither
+            // has it.
+            let (recursive, direct) = futures::try_join!(self.list(&cid, "recursive"), self.list(&cid, "direct"))?;
+            Ok(recursive.or(direct))
         })
         .await
     }
@@ -523,6 +539,8 @@ struct Keys {
 struct Key {
     #[serde(rename = "Type")]
     kind: String,
+    #[serde(rename = "Name", default)]
+    name: String,
 }
 
 /// One line of `pin/add`: progress, the pins, or an error. Kubo leaves out what is zero.

@@ -11,8 +11,10 @@ mod error;
 mod judge;
 mod node;
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, masked};
 pub use client::{CallObserver, KuboClient, KuboOptions, Silent};
 pub use credentials::{Credentials, CredentialsError};
 pub use error::{Error, Operation};
-pub use node::{Added, Connected, Held, Identity, IpfsNode, Progress, ProgressSink, RepoStat, Updated};
+pub use node::{
+    Added, Connected, Held, Identity, IpfsNode, Listed, LookFor, PIN_NAME, Progress, ProgressSink, RepoStat, Updated,
+};

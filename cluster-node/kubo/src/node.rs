@@ -93,6 +93,35 @@ impl Held {
     }
 }
 
+/// The name under which a cluster pins, so that its pins can be told from those made by hand though all else is lost.
+/// Kubo keeps names of pins and shows them when it is asked for one CID.
+pub const PIN_NAME: &str = "pinfleet";
+
+/// A pin as a node reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// How it is held.
+    pub held: Held,
+    /// The name it was given; empty when it has none, and below Kubo 0.24.
+    pub name: String,
+}
+
+impl Listed {
+    /// Whether it bears [`PIN_NAME`].
+    pub fn is_named(&self) -> bool {
+        self.name == PIN_NAME
+    }
+}
+
+/// What a look at a node is after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookFor {
+    /// A pin of any kind.
+    Any,
+    /// A recursive pin, which is one look-up less.
+    Recursive,
+}
+
 /// What became of [`IpfsNode::swarm_connect`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Connected {
@@ -116,11 +145,11 @@ pub trait IpfsNode: Send + Sync {
     /// How full it is. Never counts objects, which would read the whole repository.
     async fn repo_stat(&self) -> Result<RepoStat, Error>;
 
-    /// Fetches what is missing and holds it. May take days as long as it moves.
+    /// Fetches what is missing and holds it, under this name; empty is none. May take days as long as it moves.
     ///
     /// Kubo drops an existing recursive pin first, walks the whole graph, and pins again: when that is cut in between, the
     /// content is not pinned any more. So ask [`IpfsNode::pin_ls`] first wherever it may be pinned already.
-    async fn pin_add(&self, cid: &Cid, mode: PinMode, progress: ProgressSink<'_>) -> Result<Added, Error>;
+    async fn pin_add(&self, cid: &Cid, mode: PinMode, name: &str, progress: ProgressSink<'_>) -> Result<Added, Error>;
 
     /// Holds `to` recursively, fetching only what `from` lacks, and goes on holding `from`.
     ///
@@ -131,8 +160,8 @@ pub trait IpfsNode: Send + Sync {
     /// Lets go of a pin, recursive or direct. False: there was none, which is as good.
     async fn pin_rm(&self, cid: &Cid) -> Result<bool, Error>;
 
-    /// How it is held.
-    async fn pin_ls(&self, cid: &Cid) -> Result<Option<Held>, Error>;
+    /// How it is held, as far as that is looked for.
+    async fn pin_ls(&self, cid: &Cid, look_for: LookFor) -> Result<Option<Listed>, Error>;
 
     /// Connects to nodes that have some content.
     async fn swarm_connect(&self, origins: &[String]) -> Connected;

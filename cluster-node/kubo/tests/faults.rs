@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use cluster_kubo::{
-    CallObserver, Credentials, Held, IpfsNode, KuboClient, KuboOptions, Operation, Progress, Silent, Updated,
+    CallObserver, Credentials, Error, Held, IpfsNode, KuboClient, KuboOptions, LookFor, Operation, PIN_NAME, Progress,
+    Silent, Updated,
 };
 use cluster_tests::fake_kubo::{Call, FakeKubo, FakeOptions, Fault, Listen, PinKind, Rule, Settings};
 use multihash_codetable::{Code, MultihashDigest};
@@ -48,6 +49,10 @@ fn client_with(
 
 fn ignore(_: Progress) {}
 
+async fn look(node: &KuboClient, cid: &Cid) -> Result<Option<Held>, Error> {
+    Ok(node.pin_ls(cid, LookFor::Any).await?.map(|pin| pin.held))
+}
+
 #[tokio::test]
 async fn a_daemon_that_is_well_does_all_of_it() {
     let fake = FakeKubo::new().await.expect("fake");
@@ -62,19 +67,19 @@ async fn a_daemon_that_is_well_does_all_of_it() {
 
     let seen = Mutex::new(Vec::new());
     let added = node
-        .pin_add(&a, PinMode::Recursive, &|p| seen.lock().expect("lock").push(p))
+        .pin_add(&a, PinMode::Recursive, "", &|p| seen.lock().expect("lock").push(p))
         .await
         .expect("pin/add");
     assert_eq!(added.held, PinMode::Recursive);
     assert_eq!(seen.into_inner().expect("lock"), [added.progress]);
-    assert_eq!(node.pin_ls(&a).await.expect("pin/ls"), Some(Held::Recursive));
+    assert_eq!(look(&node, &a).await.expect("pin/ls"), Some(Held::Recursive));
     let after = node.repo_stat().await.expect("repo/stat");
     assert!(after.used_bytes > before.used_bytes && after.free_bytes() < before.free_bytes());
 
-    node.pin_add(&b, PinMode::Direct, &ignore).await.expect("pin/add");
-    assert_eq!(node.pin_ls(&b).await.expect("pin/ls"), Some(Held::Direct));
+    node.pin_add(&b, PinMode::Direct, "", &ignore).await.expect("pin/add");
+    assert_eq!(look(&node, &b).await.expect("pin/ls"), Some(Held::Direct));
     let added = node
-        .pin_add(&a, PinMode::Direct, &ignore)
+        .pin_add(&a, PinMode::Direct, "", &ignore)
         .await
         .expect("recursive includes direct");
     assert_eq!(added.held, PinMode::Recursive);
@@ -92,7 +97,7 @@ async fn a_daemon_that_is_well_does_all_of_it() {
 
     assert!(node.pin_rm(&c).await.expect("pin/rm"));
     assert!(!node.pin_rm(&c).await.expect("not pinned is as good"));
-    assert_eq!(node.pin_ls(&c).await.expect("pin/ls"), None);
+    assert_eq!(look(&node, &c).await.expect("pin/ls"), None);
     assert_eq!(
         fake.pins().into_keys().collect::<Vec<_>>(),
         std::collections::BTreeSet::from([a, b]).into_iter().collect::<Vec<_>>()
@@ -223,7 +228,7 @@ async fn each_answer_of_a_sick_daemon_has_its_class_and_keeps_its_words() {
         let cid = cid(&format!("pin {at}"));
         fake.fail_pin(&cid, fault.clone());
         let error = node
-            .pin_add(&cid, PinMode::Recursive, &ignore)
+            .pin_add(&cid, PinMode::Recursive, "", &ignore)
             .await
             .expect_err("it fails");
         assert_eq!(
@@ -235,7 +240,7 @@ async fn each_answer_of_a_sick_daemon_has_its_class_and_keeps_its_words() {
         assert_eq!(fake.pin(&cid), None, "{fault:?}");
     }
     // None of it has broken the client.
-    node.pin_add(&cid("well"), PinMode::Recursive, &ignore)
+    node.pin_add(&cid("well"), PinMode::Recursive, "", &ignore)
         .await
         .expect("it is well");
 }
@@ -274,7 +279,7 @@ async fn short_calls_report_the_same_faults() {
             "repo/stat, {fault:?}"
         );
         assert_eq!(
-            node.pin_ls(&cid("x")).await.expect_err("it fails").class,
+            look(&node, &cid("x")).await.expect_err("it fails").class,
             class,
             "pin/ls, {fault:?}"
         );
@@ -306,7 +311,7 @@ async fn a_hung_daemon_and_stalled_content_are_told_apart() {
     let class = async |fault: Fault| {
         fake.clear_rules();
         fake.fail(fault);
-        node.pin_add(&cid("x"), PinMode::Recursive, &ignore)
+        node.pin_add(&cid("x"), PinMode::Recursive, "", &ignore)
             .await
             .expect_err("it fails")
             .class
@@ -339,7 +344,7 @@ async fn what_grows_is_never_cut() {
     let seen = Mutex::new(Vec::new());
     let began = Instant::now();
     let added = node
-        .pin_add(&cid, PinMode::Recursive, &|p| seen.lock().expect("lock").push(p))
+        .pin_add(&cid, PinMode::Recursive, "", &|p| seen.lock().expect("lock").push(p))
         .await
         .expect("it comes");
     assert!(began.elapsed() > 3 * options().stall_timeout);
@@ -370,7 +375,7 @@ async fn dropping_a_call_cancels_it_at_the_daemon() {
         fake.clear_rules();
         fake.fail(fault);
         let cid = cid("x");
-        let call = node.pin_add(&cid, PinMode::Recursive, &ignore);
+        let call = node.pin_add(&cid, PinMode::Recursive, "", &ignore);
         let begun = fake.wait("take the call", WAIT, |fake| fake.in_flight(Call::PinAdd) == 1);
         tokio::select! {
             result = call => panic!("it ended: {result:?}"),
@@ -386,18 +391,18 @@ async fn dropping_a_call_cancels_it_at_the_daemon() {
 async fn a_daemon_that_is_away_is_unreachable_and_comes_back() {
     let fake = FakeKubo::new().await.expect("fake");
     let node = client(&fake);
-    node.pin_add(&cid("a"), PinMode::Recursive, &ignore).await.expect("up");
+    node.pin_add(&cid("a"), PinMode::Recursive, "", &ignore).await.expect("up");
     fake.down().await;
     for _ in 0..2 {
         let error = node
-            .pin_add(&cid("b"), PinMode::Recursive, &ignore)
+            .pin_add(&cid("b"), PinMode::Recursive, "", &ignore)
             .await
             .expect_err("down");
         assert_eq!(error.class, ErrorClass::Unreachable, "{error}");
         assert!(error.message.contains(fake.address()), "{error}");
     }
     fake.up().await.expect("up");
-    node.pin_add(&cid("b"), PinMode::Recursive, &ignore)
+    node.pin_add(&cid("b"), PinMode::Recursive, "", &ignore)
         .await
         .expect("up again");
     assert_eq!(fake.pins().len(), 2);
@@ -448,7 +453,7 @@ async fn endless_answers_are_cut_in_bounded_memory() {
         body: "x".repeat(6 * 1024 * 1024),
     });
     for error in [
-        node.pin_add(&cid("x"), PinMode::Recursive, &ignore)
+        node.pin_add(&cid("x"), PinMode::Recursive, "", &ignore)
             .await
             .map(drop)
             .expect_err("a line without end"),
@@ -503,14 +508,37 @@ async fn every_call_is_observed_once() {
     let node = client_with(&fake, None, options(), Arc::new(observer));
     node.id().await.expect("id");
     fake.fail_pin(&cid("x"), Fault::DiskFull);
-    node.pin_add(&cid("x"), PinMode::Recursive, &ignore)
+    node.pin_add(&cid("x"), PinMode::Recursive, "", &ignore)
         .await
         .expect_err("full");
-    node.pin_ls(&cid("x")).await.expect("two requests, one call");
+    look(&node, &cid("x")).await.expect("two requests, one call");
     let expected = [
         (Operation::Id, Ok(())),
         (Operation::PinAdd, Err(ErrorClass::DiskFull)),
         (Operation::PinLs, Ok(())),
     ];
     assert_eq!(*seen.lock().expect("lock"), expected);
+}
+
+#[tokio::test]
+async fn pins_bear_the_name_that_they_were_given() {
+    let fake = FakeKubo::new().await.expect("fake");
+    let node = client(&fake);
+    let (ours, direct, theirs) = (cid("ours"), cid("direct"), cid("theirs"));
+    node.pin_add(&ours, PinMode::Recursive, PIN_NAME, &ignore)
+        .await
+        .expect("pin/add");
+    node.pin_add(&direct, PinMode::Direct, "", &ignore)
+        .await
+        .expect("pin/add");
+    fake.pin_by_hand_as(&theirs, PinKind::Recursive, "a \"name\"");
+    assert_eq!(fake.pin_name(&ours).as_deref(), Some(PIN_NAME));
+    let listed = async |cid: &Cid, look_for| node.pin_ls(cid, look_for).await.expect("pin/ls");
+    let pin = listed(&ours, LookFor::Recursive).await.expect("pinned");
+    assert!(pin.is_named() && pin.held == Held::Recursive);
+    let pin = listed(&direct, LookFor::Any).await.expect("pinned");
+    assert!(!pin.is_named() && pin.held == Held::Direct && pin.name.is_empty());
+    assert_eq!(listed(&direct, LookFor::Recursive).await, None);
+    let pin = listed(&theirs, LookFor::Any).await.expect("pinned");
+    assert!(!pin.is_named() && pin.name == "a \"name\"");
 }

@@ -23,7 +23,7 @@ pub struct Worker {
     /// Silence after which a pin is taken as stalled.
     #[serde(deserialize_with = "values::duration")]
     pub stall_timeout: Duration,
-    /// Age at which a pin that never succeeded is given up; zero = never.
+    /// How long a pin may have been failing before it is given up; zero = never.
     #[serde(deserialize_with = "values::duration")]
     pub give_up_after: Duration,
     /// Attempts after which it is given up; 0 = never.
@@ -34,13 +34,16 @@ pub struct Worker {
     /// Longest wait between attempts.
     #[serde(deserialize_with = "values::duration")]
     pub backoff_max: Duration,
+    /// Pins looked at per minute; 0 = none.
+    pub audit_per_minute: u32,
     /// How often the leader is told about the nodes.
     #[serde(deserialize_with = "values::duration")]
     pub report_interval: Duration,
 }
 
 const HOUR_MS: u64 = 3_600_000;
-const YEAR_MS: u64 = 365 * 24 * HOUR_MS;
+/// As long as it is written: the year of `humantime` has 365.25 days.
+const YEAR_MS: u64 = 24 * HOUR_MS / 4 * 1_461;
 
 /// Limit of `pins_per_second`, here and for single nodes.
 pub(super) const PINS_PER_SECOND: Kind = Kind::Float(0.0, 1_000_000.0, true);
@@ -87,25 +90,37 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             key: "give_up_after",
             kind: Kind::Duration(0, 10 * YEAR_MS),
             default: Some(r#""7d""#),
-            doc: "Age at which a pin that did not succeed is given up, until `recover`. 0: never.",
+            doc: "Time since its first failure after which a pin is given up, until `recover`. Neither waiting for its \
+                  turn nor a node that is away counts. 0: never.",
         },
         OptionSpec {
             key: "give_up_attempts",
             kind: Kind::Int(0, 1_000_000),
-            default: Some("60"),
-            doc: "Attempts after which a pin that did not succeed is given up, until `recover`. 0: no limit.",
+            default: Some("100"),
+            doc: "Failed attempts after which a pin is given up, until `recover`. With the waits below it is the time \
+                  above that counts. 0: no limit.",
         },
         OptionSpec {
             key: "backoff_base",
             kind: Kind::Duration(1, HOUR_MS),
-            default: Some(r#""1s""#),
-            doc: "Wait before the second attempt; doubled from attempt to attempt, and varied at random.",
+            default: Some(r#""10s""#),
+            doc: "Wait before the second attempt. It grows by half from attempt to attempt, and 50 to 100 % of it are \
+                  waited, at random. By the kind of failure it is multiplied: 0.5 when the node does not answer or asks \
+                  for less, 3 when nobody was found who has the content or nothing moved any more, 6 when the disk is \
+                  full or the credentials are refused, 1 for all else.",
         },
         OptionSpec {
             key: "backoff_max",
             kind: Kind::Duration(1, 30 * 24 * HOUR_MS),
-            default: Some(r#""1h""#),
-            doc: "Longest wait between attempts.",
+            default: Some(r#""6h""#),
+            doc: "Longest wait between attempts, whatever the kind of failure.",
+        },
+        OptionSpec {
+            key: "audit_per_minute",
+            kind: Kind::Int(0, 6_000),
+            default: Some("6"),
+            doc: "Pins looked at per minute, whether the daemon still holds them; what it does not is pinned anew and \
+                  logged. 0: none.",
         },
         OptionSpec {
             key: "report_interval",

@@ -307,6 +307,7 @@ fn build(
     let worker = Worker::start(
         WorkerConfig {
             report_interval: config.worker.report_interval,
+            audit_per_minute: config.worker.audit_per_minute,
             ..WorkerConfig::default()
         },
         ledger.clone(),

@@ -258,7 +258,9 @@ impl Pins {
         self.directory.refresh(&*state)?;
         self.shared.refresh(&*state)?;
         self.fleet.forget_candidates();
-        let own = pinset::nodes_of_peer(&*state, self.directory.own())?;
+        // Those that are gone included: what the ledger knows of them is to be forgotten.
+        let mut own = pinset::nodes(&*state)?;
+        own.retain(|node| node.peer == self.directory.own());
         self.nodes.drive(&self.worker, own);
         Ok(())
     }

@@ -1,13 +1,17 @@
 //! Storage nodes as this peer drives them: how to reach a daemon, and under what settings its worker runs.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use cluster_kubo::{Address, CallObserver, Credentials, IpfsNode, KuboClient, KuboOptions};
+use async_trait::async_trait;
+use cluster_kubo::{
+    Added, Address, CallObserver, Connected, Credentials, Identity, IpfsNode, KuboClient, KuboOptions, Listed, LookFor,
+    Operation, ProgressSink, RepoStat, Updated, masked,
+};
 use cluster_proto::peer::v1::{ProbeNodeRequest, ProbeNodeResponse};
 use cluster_worker::{NodeSettings, Worker};
-use node_core::{NodeId, PeerId, StorageNode};
+use node_core::{Cid, ErrorClass, NodeId, NodeState, PeerId, PinMode, StorageNode};
 use parking_lot::Mutex;
 
 use super::Error;
@@ -24,14 +28,14 @@ pub trait NodeLimits: Send + Sync + 'static {
 pub type ObserverOf = Arc<dyn Fn(&StorageNode) -> Arc<dyn CallObserver> + Send + Sync>;
 
 /// A node and the client that was built for it.
-type Built = (StorageNode, Arc<dyn IpfsNode>);
+type Known = (StorageNode, Arc<dyn IpfsNode>);
 
 /// Builds clients and keeps those that are in use.
 pub struct NodeFactory {
     limits: Arc<dyn NodeLimits>,
     observer: ObserverOf,
     own: PeerId,
-    built: Mutex<HashMap<NodeId, Built>>,
+    known: Mutex<HashMap<NodeId, Known>>,
 }
 
 impl NodeFactory {
@@ -41,60 +45,44 @@ impl NodeFactory {
             limits,
             observer,
             own,
-            built: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
-    /// Gives the worker the nodes that this peer drives now. A node whose address is not valid is left out and logged:
-    /// it was checked when it was added, so only a change of the credentials' file leads here.
+    /// Gives the worker the nodes of this peer. Those that are gone are not driven any more, and the ledger forgets
+    /// them; what the cluster pinned there stays on the daemon, which is not the cluster's any more, under the cluster's
+    /// name, by which it is recognised when the daemon is added again.
     pub fn drive(&self, worker: &Worker, nodes: Vec<StorageNode>) {
-        let mut built = self.built.lock();
+        let (gone, nodes): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|node| node.state == NodeState::Gone);
+        let mut known = self.known.lock();
         let mut driven = Vec::with_capacity(nodes.len());
         let mut kept = HashMap::with_capacity(nodes.len());
         for node in nodes {
             let same =
                 |old: &StorageNode| (&old.api, &old.auth_file, &old.kind) == (&node.api, &node.auth_file, &node.kind);
-            let client = match built.remove(&node.id).filter(|(old, _)| same(old)) {
+            let client = match known.remove(&node.id).filter(|(old, _)| same(old)) {
                 Some((_, client)) => client,
-                None => match self.client(&node) {
-                    Ok(client) => client,
-                    Err(error) => {
-                        tracing::error!(node = %node.name, %error, "the storage node can't be driven");
-                        continue;
-                    }
-                },
+                None => Arc::new(self.attach(&node)) as Arc<dyn IpfsNode>,
             };
             driven.push((self.limits.settings(&node), client.clone()));
             kept.insert(node.id, (node, client));
         }
-        *built = kept;
-        drop(built);
+        *known = kept;
+        drop(known);
         worker.set_nodes(driven);
+        // After that: what still runs at them finds nothing to write to.
+        worker.forget_nodes(gone.into_iter().map(|node| node.id));
     }
 
-    fn client(&self, node: &StorageNode) -> Result<Arc<dyn IpfsNode>, Error> {
-        if node.kind != "kubo" {
-            return Err(Error::invalid(
-                "kind",
-                &node.kind,
-                "this version drives nodes of the kind kubo",
-            ));
-        }
-        let address: Address = node
-            .api
-            .parse()
-            .map_err(|error: cluster_kubo::AddressError| Error::invalid("api", &node.api, error.to_string()))?;
-        let credentials = match node.auth_file.as_str() {
-            "" => None,
-            file => Some(
-                Credentials::read(Path::new(file))
-                    .map_err(|error| Error::invalid("auth_file", file, error.to_string()))?,
-            ),
+    fn attach(&self, node: &StorageNode) -> AttachedNode {
+        let plan = Plan {
+            kind: node.kind.clone(),
+            api: node.api.clone(),
+            auth_file: node.auth_file.clone(),
+            options: self.limits.client(node),
+            observer: (self.observer)(node),
         };
-        let client = KuboClient::new(&address, credentials, self.limits.client(node), (self.observer)(node));
-        client
-            .map(|client| Arc::new(client) as Arc<dyn IpfsNode>)
-            .map_err(|error| Error::invalid("api", &node.api, error.to_string()))
+        AttachedNode::new(&node.name, plan)
     }
 
     /// Tries a daemon before it becomes a storage node.
@@ -107,17 +95,165 @@ impl NodeFactory {
             api: request.api.clone(),
             tags: Default::default(),
             weight: 1.0,
-            state: node_core::NodeState::Active,
+            state: NodeState::Active,
             auth_file: request.auth_file.clone(),
         };
-        let client = self.client(&node)?;
+        let client = self.attach(&node).plan.build().await?;
         let refused = |error: cluster_kubo::Error| {
-            Error::precondition(format!("the IPFS daemon at {} can't be used: {error}", request.api))
+            let api = masked(&request.api);
+            Error::precondition(format!("the IPFS daemon at {api} can't be used: {error}"))
         };
         let identity = client.id().await.map_err(refused)?;
         Ok(ProbeNodeResponse {
             ipfs_peer_id: identity.peer_id,
             version: identity.agent,
         })
+    }
+}
+
+/// All that a client is made of.
+struct Plan {
+    kind: String,
+    api: String,
+    auth_file: String,
+    options: KuboOptions,
+    observer: Arc<dyn CallObserver>,
+}
+
+impl Plan {
+    async fn build(&self) -> Result<KuboClient, Error> {
+        if self.kind != "kubo" {
+            return Err(Error::invalid(
+                "kind",
+                &self.kind,
+                "this version drives nodes of the kind kubo",
+            ));
+        }
+        let bad_api = |reason: String| Error::invalid("api", masked(&self.api), reason);
+        let address: Address = self
+            .api
+            .parse()
+            .map_err(|error: cluster_kubo::AddressError| bad_api(error.to_string()))?;
+        let credentials = match self.auth_file.as_str() {
+            "" => None,
+            file => {
+                let path = PathBuf::from(file);
+                let read = tokio::task::spawn_blocking(move || Credentials::read(&path)).await;
+                let read = read.map_err(|error| Error::Internal(error.to_string()))?;
+                Some(read.map_err(|error| Error::invalid("auth_file", file, error.to_string()))?)
+            }
+        };
+        KuboClient::new(&address, credentials, self.options, self.observer.clone())
+            .map_err(|error| bad_api(error.to_string()))
+    }
+}
+
+/// A daemon whose client is made when it is first asked something. Until that works each question is answered by why it
+/// does not, so the node is reported as not reachable with that reason, and the worker's next probe tries again. So
+/// credentials that can't be read when the peer starts need a hand for the file, and none for the peer; and those that
+/// the daemon refuses are read anew, in case they were changed.
+struct AttachedNode {
+    name: String,
+    plan: Plan,
+    client: tokio::sync::Mutex<Option<Arc<KuboClient>>>,
+}
+
+impl AttachedNode {
+    fn new(name: &str, plan: Plan) -> Self {
+        Self {
+            name: name.to_owned(),
+            plan,
+            client: tokio::sync::Mutex::default(),
+        }
+    }
+
+    async fn client(&self, operation: Operation) -> Result<Arc<KuboClient>, cluster_kubo::Error> {
+        let mut client = self.client.lock().await;
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        match self.plan.build().await {
+            Ok(built) => Ok(client.insert(Arc::new(built)).clone()),
+            Err(error) => {
+                tracing::debug!(node = %self.name, %error, "the storage node can't be driven yet");
+                Err(cluster_kubo::Error {
+                    operation,
+                    class: ErrorClass::Unauthorized,
+                    message: error.to_string(),
+                    status: None,
+                })
+            }
+        }
+    }
+
+    /// Lets the next question read the credentials anew after a refusal.
+    async fn renew(&self, used: &Arc<KuboClient>) {
+        let mut client = self.client.lock().await;
+        if client.as_ref().is_some_and(|client| Arc::ptr_eq(client, used)) {
+            *client = None;
+        }
+    }
+}
+
+#[async_trait]
+impl IpfsNode for AttachedNode {
+    async fn id(&self) -> Result<Identity, cluster_kubo::Error> {
+        let client = self.client(Operation::Id).await?;
+        let answer = client.id().await;
+        if answer
+            .as_ref()
+            .is_err_and(|error| error.class == ErrorClass::Unauthorized)
+            && !self.plan.auth_file.is_empty()
+        {
+            self.renew(&client).await;
+        }
+        answer
+    }
+
+    async fn version(&self) -> Result<String, cluster_kubo::Error> {
+        self.client(Operation::Version).await?.version().await
+    }
+
+    async fn repo_stat(&self) -> Result<RepoStat, cluster_kubo::Error> {
+        self.client(Operation::RepoStat).await?.repo_stat().await
+    }
+
+    async fn pin_add(
+        &self,
+        cid: &Cid,
+        mode: PinMode,
+        name: &str,
+        progress: ProgressSink<'_>,
+    ) -> Result<Added, cluster_kubo::Error> {
+        let client = self.client(Operation::PinAdd).await?;
+        client.pin_add(cid, mode, name, progress).await
+    }
+
+    async fn pin_update(
+        &self,
+        from: &Cid,
+        to: &Cid,
+        progress: ProgressSink<'_>,
+    ) -> Result<Updated, cluster_kubo::Error> {
+        let client = self.client(Operation::PinUpdate).await?;
+        client.pin_update(from, to, progress).await
+    }
+
+    async fn pin_rm(&self, cid: &Cid) -> Result<bool, cluster_kubo::Error> {
+        self.client(Operation::PinRm).await?.pin_rm(cid).await
+    }
+
+    async fn pin_ls(&self, cid: &Cid, look_for: LookFor) -> Result<Option<Listed>, cluster_kubo::Error> {
+        self.client(Operation::PinLs).await?.pin_ls(cid, look_for).await
+    }
+
+    async fn swarm_connect(&self, origins: &[String]) -> Connected {
+        match self.client(Operation::SwarmConnect).await {
+            Ok(client) => client.swarm_connect(origins).await,
+            Err(error) => Connected {
+                connected: 0,
+                failures: vec![error],
+            },
+        }
     }
 }

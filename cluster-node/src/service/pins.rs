@@ -462,14 +462,13 @@ impl Pins {
 
     /// Re-arms entries of this peer's own nodes.
     pub async fn recover_here(&self, filter: &RecoverFilter, nodes: &[NodeId]) -> Result<u64, Error> {
-        let retrying_too = filter.statuses.is_empty() || filter.statuses.contains(&Status::Retrying);
         let mut recovered = 0;
         for node in nodes {
             let recover = cluster_worker::Recover {
                 node: Some(*node),
                 cid: filter.cid,
                 class: filter.class,
-                retrying_too,
+                statuses: filter.statuses.clone(),
             };
             recovered += self.worker.recover(recover).await.map_err(Error::Internal)?;
         }

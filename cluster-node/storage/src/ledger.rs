@@ -5,6 +5,7 @@
 //! due      node lane due-time cid   ->                       queued, retrying and unpinning entries, by due time
 //! status   node status cid          ->                       entries in any state but pinned
 //! meta     'c' node status          -> count                 how many entries are in each state
+//!          'n' node note            -> bytes                 what else is remembered of a node
 //! ```
 //! One RocksDB instance of its own, because it must survive the installation of a snapshot, which replaces the state.
 //! The write-ahead log is on: a killed process loses nothing. It is synced on request only ([`Ledger::sync`]): what a
@@ -17,6 +18,7 @@ mod check;
 mod entry;
 mod floors;
 mod keys;
+mod notes;
 mod writer;
 
 use std::collections::HashMap;
@@ -25,6 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use node_core::reconcile::{Change, Entry, Lane};
 use node_core::{Cid, NodeId, Status, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use rocksdb::{
@@ -34,8 +37,9 @@ use rocksdb::{
 use tokio::sync::{mpsc, oneshot};
 
 pub use check::Checked;
-pub use entry::{ERROR_BYTES_MAX, Entry, Lane};
-pub use writer::{Change, Edit};
+pub use entry::ERROR_BYTES_MAX;
+pub use notes::Note;
+pub use writer::Edit;
 
 const ENTRIES: &str = "entries";
 const DUE: &str = "due";
@@ -159,6 +163,9 @@ struct Shared {
     counts: RwLock<HashMap<NodeId, Counts>>,
     floors: floors::Floors,
     unsynced: AtomicBool,
+    /// Held from taking the mark until the flush is through: a second caller that found the mark gone would else return
+    /// while what it waits for is still on its way to the disk.
+    syncing: Mutex<()>,
 }
 
 impl Shared {
@@ -201,6 +208,7 @@ impl Ledger {
             counts: RwLock::default(),
             floors: floors::Floors::default(),
             unsynced: AtomicBool::new(false),
+            syncing: Mutex::default(),
         });
         shared.load()?;
         let (commands, thread) = writer::spawn(Arc::clone(&shared))?;
@@ -246,6 +254,7 @@ impl Ledger {
     /// Makes everything written so far survive a power failure. Waits for the disk, so never call it on an async
     /// thread. Free when nothing was written since the last call.
     pub fn sync(&self) -> Result<(), Error> {
+        let _syncing = self.shared.syncing.lock();
         if self.shared.unsynced.swap(false, Ordering::AcqRel)
             && let Err(error) = self.shared.db.flush_wal(true)
         {
@@ -261,7 +270,7 @@ impl Ledger {
             .shared
             .db
             .get_pinned_cf(&self.shared.column(ENTRIES), keys::entry(node, cid))?;
-        value.map(|value| Entry::decode(&value)).transpose()
+        value.map(|value| entry::decode(&value)).transpose()
     }
 
     /// The entries of several CIDs, in the order asked.
@@ -281,7 +290,7 @@ impl Ledger {
         let to = keys::node_end(node).map(|end| end.to_vec());
         self.walk(ENTRIES, &from, to, false, |key, value| {
             let (_, cid) = keys::read_entry(key)?;
-            Ok(visit(cid, Entry::decode(value)?))
+            Ok(visit(cid, entry::decode(value)?))
         })
     }
 
@@ -454,7 +463,7 @@ impl Ledger {
             .batched_multi_get_cf(&self.shared.column(ENTRIES), keys, false);
         values
             .into_iter()
-            .map(|value| value?.map(|value| Entry::decode(&value)).transpose())
+            .map(|value| value?.map(|value| entry::decode(&value)).transpose())
             .collect()
     }
 

@@ -3,22 +3,26 @@
 //! ```text
 //! enter the live map ─▶ read the entry ─▶ ask the node what it holds ─▶ note our intent ─▶ act ─▶ write the outcome
 //! ```
-//! What the node holds is asked before each pin, because a daemon that is told to pin what it already has may let go
-//! of it first, and because of pins made by hand:
+//! What it all means is decided in [`node_core::reconcile`]; this carries it out. What the node holds is asked before
+//! each pin, because a daemon that is told to pin what it already has may let go of it first, and because of pins made
+//! by hand:
 //!
-//! - A CID that was pinned on the node before this peer first touched it stays pinned there when the cluster lets go of
+//! - A CID that was pinned on the node before a Pinfleet first touched it stays pinned there when the cluster lets go of
 //!   it (`Entry::found`). If such a pin is enough for what is wanted, the node is not touched at all.
-//! - Before the first request that pins, the entry is marked `ours`. Only entries so marked are ever unpinned, and a
-//!   crash between mark and request only means one needless unpin.
+//! - Before the first request that pins, the entry is marked `ours`, and the pin is given our name. Only what is so
+//!   marked or named is ever unpinned, and a crash between mark and request only means one needless unpin.
+//! - The name outlives the ledger: after a lost disk, or when a node was taken out of the cluster and comes back, what
+//!   bears it is ours again.
 //!
-//! The mark survives a killed process, not a power failure of this machine within `sync_interval`: then a pin of ours
-//! may be taken for one made by hand and left behind. The other way round would delete what a person pinned.
+//! A daemon that forgets names (below Kubo 0.24) has only the mark, which survives a killed process and not a power
+//! failure of this machine within `sync_interval`: then a pin of ours may be taken for one made by hand and left behind.
+//! The other way round would delete what a person pinned.
 
 use std::sync::Arc;
 
-use cluster_kubo::{Error, Held, Progress, Updated};
-use cluster_storage::ledger::{self, Change, Edit, Entry, Lane};
-use node_core::retry::{RetryPolicy, Verdict};
+use cluster_kubo::{Added, Error, Held, Listed, LookFor, Operation, PIN_NAME, Progress, Updated};
+use cluster_storage::ledger::{self, Edit};
+use node_core::reconcile::{self, Change, Entry, Failure as Failed, Lane, Pinned, Seen, Step, Unpin};
 use node_core::{Cid, ErrorClass, PinMode, Status, Timestamp};
 use tokio::time::Instant;
 
@@ -61,14 +65,6 @@ enum Did {
     Moot,
 }
 
-struct Pinned {
-    /// What was wanted when the try began.
-    mode: PinMode,
-    found: Option<PinMode>,
-    ours: bool,
-    progress: Progress,
-}
-
 enum Failure {
     Node(Error),
     Ledger(ledger::Error),
@@ -107,7 +103,7 @@ pub(crate) async fn run(context: Arc<Context>, cid: Cid, running: Arc<Running>) 
         waits,
     };
     let entry = match context.ledger.get(context.id(), &cid) {
-        Ok(Some(entry)) if wants(kind, &entry) => entry,
+        Ok(Some(entry)) if entry.wants(kind) => entry,
         Ok(_) => return finished(Outcome::Moot, None),
         Err(error) => return finished(Outcome::Ledger(error), None),
     };
@@ -173,51 +169,37 @@ fn node_error(failure: &Failure) -> Option<&Error> {
     }
 }
 
-/// Whether the entry still asks for this kind of work.
-fn wants(kind: Kind, entry: &Entry) -> bool {
-    match kind {
-        Kind::Pin => matches!(entry.status, Status::Queued | Status::Retrying),
-        Kind::Unpin => entry.status == Status::Unpinning,
-    }
-}
-
 async fn pin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -> Result<Did, Failure> {
     let node = &context.node;
-    let held = node.pin_ls(cid).await?;
-    let held = match held {
-        Some(Held::Recursive) => Some(PinMode::Recursive),
-        Some(Held::Direct) => Some(PinMode::Direct),
-        // Held as a part of another pin, which may go at any time.
-        Some(Held::Indirect) | None => None,
+    // What lies beside a recursive pin of ours does not matter.
+    let look_for = if entry.ours && entry.mode == PinMode::Recursive {
+        LookFor::Recursive
+    } else {
+        LookFor::Any
     };
-    // What is there before our first request was made by hand.
-    let found = if entry.ours { entry.found } else { held };
-    let keep_found = found == Some(PinMode::Recursive);
-    let enough = match (held, entry.mode) {
-        (Some(PinMode::Recursive), PinMode::Recursive) | (Some(PinMode::Direct), PinMode::Direct) => true,
-        // More than is wanted: shrunk when it is ours, left alone when it was made by hand.
-        (Some(PinMode::Recursive), PinMode::Direct) => keep_found || !entry.ours,
-        _ => false,
-    };
-    if enough {
-        return Ok(Did::Pinned(Pinned {
+    let listed = node.pin_ls(cid, look_for).await?;
+    context.answered();
+    let seen = listed.as_ref().and_then(seen);
+    let looked = reconcile::look(entry, seen);
+    let done = |ours, found, progress: Progress| {
+        Ok(Did::Pinned(Pinned {
             mode: entry.mode,
             found,
-            ours: entry.ours,
-            progress: Progress::default(),
-        }));
+            ours,
+            blocks: progress.blocks,
+            bytes: progress.bytes,
+        }))
+    };
+    if looked.step == Step::Nothing {
+        return done(looked.ours, looked.found, Progress::default());
     }
+    let found = looked.found;
     if !entry.ours {
-        let mark = Edit::new(context.id(), *cid, move |old| match old {
-            Some(old) if wants(Kind::Pin, old) => Change::Put(Entry {
-                ours: true,
-                found,
-                ..old.clone()
-            }),
-            _ => Change::Keep,
+        let mark = Edit::new(context.id(), *cid, move |old| {
+            old.map_or(Change::Keep, |old| reconcile::marked(old, found))
         });
         let after = context.ledger.edit(vec![mark]).await?;
-        if !after.iter().flatten().any(|entry| wants(Kind::Pin, entry)) {
+        if !after.iter().flatten().any(|entry| entry.wants(Kind::Pin)) {
             return Ok(Did::Moot);
         }
     }
@@ -228,36 +210,74 @@ async fn pin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -> 
     if entry.hints {
         from = follow_hints(context, cid, entry.mode).await?;
     }
-    let sink = |progress| running.set_progress(progress);
-    if held == Some(PinMode::Recursive) {
+    if looked.step == Step::Shrink {
         // From recursive down to direct: a daemon does not shrink a pin, it has to let go of it in between.
         node.pin_rm(cid).await?;
     } else if let Some(from) = from {
-        match node.pin_update(&from, cid, &sink).await {
-            Ok(Updated::Done(progress)) => {
-                return Ok(Did::Pinned(Pinned {
-                    mode: entry.mode,
-                    found,
-                    ours: true,
-                    progress,
-                }));
-            }
+        match node
+            .pin_update(&from, cid, &|progress| running.set_progress(progress))
+            .await
+        {
+            Ok(Updated::Done(progress)) => return done(true, found, progress),
             Ok(Updated::SourceNotPinned) => {}
             Err(error) if error.class.is_node_fault() => return Err(error.into()),
             // Whatever it fetched stays; pinning from the beginning needs no source and reports its progress.
             Err(error) => tracing::debug!(node = %context.id(), pin = %cid, %error, "update failed, pinning instead"),
         }
     }
-    let added = node.pin_add(cid, entry.mode, &sink).await?;
+    let name = if looked.under_our_name { PIN_NAME } else { "" };
+    let added = add(context, cid, entry, name, running).await?;
     // More than we asked for, of what we never touched before: somebody pinned it by hand since we looked.
-    let by_hand = !entry.ours && entry.mode == PinMode::Direct && added.held == PinMode::Recursive;
+    let by_hand = !looked.ours && entry.mode == PinMode::Direct && added.held == PinMode::Recursive;
     let found = if by_hand { Some(PinMode::Recursive) } else { found };
-    Ok(Did::Pinned(Pinned {
-        mode: entry.mode,
-        found,
-        ours: !by_hand,
-        progress: added.progress,
-    }))
+    done(!by_hand, found, added.progress)
+}
+
+/// Pins. A first try of which no block comes is cut off as soon as others wait for its permit: what nobody has would
+/// else hold up what is there, for the whole of the stall timeout each. Later tries, which have permits of their own
+/// kind, get that time.
+async fn add(context: &Context, cid: &Cid, entry: &Entry, name: &str, running: &Running) -> Result<Added, Error> {
+    let sink = |progress| {
+        running.set_progress(progress);
+        context.answered();
+    };
+    let adding = context.node.pin_add(cid, entry.mode, name, &sink);
+    if entry.lane() != Some(Lane::Fresh) {
+        return adding.await;
+    }
+    let quiet = context.config.first_try_quiet;
+    tokio::select! {
+        biased;
+        added = adding => added,
+        () = in_the_way(context, running) => Err(Error {
+            operation: Operation::PinAdd,
+            class: ErrorClass::Stalled,
+            message: format!("no block came within {quiet:?} while others waited: the node found nobody who has it yet"),
+            status: None,
+        }),
+    }
+}
+
+/// Ends when the first try has brought nothing for a while and somebody waits for its permit.
+async fn in_the_way(context: &Context, running: &Running) {
+    tokio::time::sleep(context.config.first_try_quiet).await;
+    context.pins.crowded().await;
+    if running.progress() != Progress::default() {
+        std::future::pending().await
+    }
+}
+
+/// The pin itself; none for what is held as a part of another pin, which may go at any time.
+pub(crate) fn seen(listed: &Listed) -> Option<Seen> {
+    let mode = match listed.held {
+        Held::Recursive => PinMode::Recursive,
+        Held::Direct => PinMode::Direct,
+        Held::Indirect => return None,
+    };
+    Some(Seen {
+        mode,
+        named: listed.is_named(),
+    })
 }
 
 /// Connects to the origins and finds out whether an older version of the content is pinned on the node.
@@ -297,25 +317,26 @@ async fn follow_hints(context: &Context, cid: &Cid, mode: PinMode) -> Result<Opt
 }
 
 async fn unpin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -> Result<Did, Failure> {
-    if !entry.ours {
-        return Ok(Did::Unpinned);
-    }
     running.set_at_node();
     let node = &context.node;
-    match entry.found {
-        None => {
+    match reconcile::unpin(entry) {
+        Unpin::Nothing => {}
+        Unpin::Remove => {
             node.pin_rm(cid).await?;
         }
-        // It was there before us and was enough: what is there now is not ours.
-        Some(PinMode::Recursive) => {}
-        // We made more of a direct pin made by hand: back to what it was.
-        Some(PinMode::Direct) => match node.pin_ls(cid).await? {
+        Unpin::RemoveNamed => {
+            if node.pin_ls(cid, LookFor::Any).await?.is_some_and(|pin| pin.is_named()) {
+                node.pin_rm(cid).await?;
+            }
+        }
+        Unpin::BackToDirect => match node.pin_ls(cid, LookFor::Any).await?.map(|pin| pin.held) {
             Some(Held::Direct) => {}
             held => {
                 if held == Some(Held::Recursive) {
                     node.pin_rm(cid).await?;
                 }
-                node.pin_add(cid, PinMode::Direct, &|_| {}).await?;
+                // Without our name: it is theirs again.
+                node.pin_add(cid, PinMode::Direct, "", &|_| {}).await?;
             }
         },
     }
@@ -327,39 +348,17 @@ async fn write(context: &Context, edit: Edit) -> Result<Option<Entry>, ledger::E
 }
 
 async fn settle_pinned(context: &Context, cid: &Cid, pinned: Pinned) -> Result<Option<Entry>, ledger::Error> {
-    let now = context.clock.now();
-    let edit = Edit::new(context.id(), *cid, move |old| match old {
-        Some(old) if wants(Kind::Pin, old) => {
-            let mut next = Entry {
-                ours: pinned.ours,
-                found: pinned.found,
-                ..old.clone()
-            };
-            if old.mode == pinned.mode {
-                next.status = Status::Pinned;
-                next.attempts += 1;
-                next.pinned_at = Some(now);
-                next.changed = now;
-                next.error.clear();
-                next.class = None;
-                (next.blocks, next.bytes) = (pinned.progress.blocks, pinned.progress.bytes);
-            } else {
-                // Another mode is wanted by now than when the try began.
-                next.next_due = now;
-            }
-            Change::Put(next)
-        }
-        // Not wanted any more: an unpin is queued and will find what was done.
-        _ => Change::Keep,
+    let (now, later) = (context.clock.now(), context.config.look_again_after);
+    let edit = Edit::new(context.id(), *cid, move |old| {
+        old.map_or(Change::Keep, |old| reconcile::pinned(old, pinned, now, later))
     });
     write(context, edit).await
 }
 
 async fn settle_unpinned(context: &Context, cid: &Cid) -> Result<Option<Entry>, ledger::Error> {
-    let edit = Edit::new(context.id(), *cid, |old| match old {
-        Some(old) if wants(Kind::Unpin, old) => Change::Delete,
-        // Wanted again meanwhile: the next try asks the node what is left.
-        _ => Change::Keep,
+    let (now, later) = (context.clock.now(), context.config.look_again_after);
+    let edit = Edit::new(context.id(), *cid, move |old| {
+        old.map_or(Change::Keep, |old| reconcile::unpinned(old, now, later))
     });
     write(context, edit).await
 }
@@ -375,62 +374,23 @@ async fn settle_failed(
     let class = error.class;
     let policy = context.settings.retry.clone();
     let seed = context.seed();
-    let edit = Edit::new(context.id(), *cid, move |old| match old {
-        Some(old) if wants(kind, old) => Change::Put(after_failure(&policy, old, kind, &error, progress, now, seed)),
-        _ => Change::Keep,
+    let failure = Failed {
+        kind,
+        class,
+        message: error.message,
+        blocks: progress.blocks,
+        bytes: progress.bytes,
+    };
+    let edit = Edit::new(context.id(), *cid, move |old| {
+        old.map_or(Change::Keep, |old| reconcile::failed(old, &failure, &policy, now, seed))
     });
     let after = write(context, edit).await?;
     if let Some(entry) = &after
+        && kind == Kind::Pin
         && entry.status == Status::GaveUp
     {
         tracing::info!(node = %context.id(), pin = %cid, class = class.as_str(), attempts = entry.attempts, error = %entry.error, "gave up");
         context.observer.gave_up(context.id(), class);
     }
     Ok(after)
-}
-
-/// The entry after a failed try.
-fn after_failure(
-    policy: &RetryPolicy,
-    old: &Entry,
-    kind: Kind,
-    error: &Error,
-    progress: Progress,
-    now: Timestamp,
-    seed: u64,
-) -> Entry {
-    let class = error.class;
-    // A fault of the node is not one of the content: it moves the next try, and nothing else.
-    let attempts = if class.is_node_fault() {
-        old.attempts
-    } else {
-        old.attempts.saturating_add(1)
-    };
-    let mut next = Entry {
-        attempts,
-        error: error.message.clone(),
-        class: Some(class),
-        ..old.clone()
-    };
-    if kind == Kind::Pin {
-        (next.blocks, next.bytes) = (progress.blocks, progress.bytes);
-    }
-    match policy.judge(class, attempts, now.since(old.first_queued), seed) {
-        Verdict::Retry(after) => {
-            next.next_due = now.plus(after);
-            if kind == Kind::Pin && !class.is_node_fault() {
-                next.status = Status::Retrying;
-            }
-        }
-        Verdict::GiveUp(reason) if kind == Kind::Pin => {
-            next.status = Status::GaveUp;
-            next.error = format!("{reason}: {}", next.error);
-        }
-        // What is not let go of would stay on the disk for ever.
-        Verdict::GiveUp(_) => next.next_due = now.plus(policy.max),
-    }
-    if next.status != old.status {
-        next.changed = now;
-    }
-    next
 }

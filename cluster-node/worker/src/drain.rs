@@ -10,12 +10,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster_storage::ledger::{Edit, Entry};
-use node_core::reconcile::Wanted;
+use cluster_storage::ledger::Edit;
+use node_core::reconcile::{Entry, Wanted, diff, follow, stretch_end};
 use node_core::{Cid, NodeId};
 use tokio::time::Instant;
 
-use crate::wish::follow;
 use crate::worker::Inner;
 use crate::{ALL_NODES, TodoRow};
 
@@ -159,6 +158,7 @@ async fn handle(inner: &Arc<Inner>, rows: Vec<TodoRow>) -> Result<(), String> {
 /// Compares a stretch of a node's wishes with its ledger, both in CID order, and says where to go on.
 async fn compare(inner: &Arc<Inner>, node: NodeId, after: Option<Cid>) -> Result<Option<Cid>, String> {
     let limit = inner.config.resync_chunk.max(1);
+    let now = inner.clock.now();
     let (source, ledger) = (Arc::clone(&inner.source), Arc::clone(&inner.ledger));
     let (wishes, next) = blocking(move || {
         let wanted = source.scan_wanted(node, after.as_ref(), limit)?;
@@ -166,32 +166,17 @@ async fn compare(inner: &Arc<Inner>, node: NodeId, after: Option<Cid>) -> Result
             .page(node, after.as_ref(), limit)
             .map_err(|error| error.to_string())?;
         // Up to here both lists are complete; what lies beyond in one of them is the next stretch.
-        let end = |full: bool, last: Option<Cid>| last.filter(|_| full);
-        let ends = [
-            end(wanted.len() >= limit, wanted.last().map(|(cid, _)| *cid)),
-            end(held.len() >= limit, held.last().map(|(cid, _)| *cid)),
-        ];
-        let next = ends.into_iter().flatten().min();
+        let last = [wanted.last().map(|(cid, _)| *cid), held.last().map(|(cid, _)| *cid)];
+        let next = stretch_end(limit, [(wanted.len(), last[0]), (held.len(), last[1])]);
         let within = |cid: &Cid| next.is_none_or(|next| *cid <= next);
-        let mut wishes: BTreeMap<Cid, Option<Wanted>> = held
+        let wanted = wanted.into_iter().take_while(|(cid, _)| within(cid));
+        let held = held.into_iter().take_while(|(cid, _)| within(cid));
+        // Only what differs goes to the ledger's writer, which decides again on what it finds then.
+        let wishes: Vec<_> = diff(wanted, held, now)
             .into_iter()
-            .map(|(cid, _)| cid)
-            .filter(within)
-            .map(|cid| (cid, None))
+            .map(|(cid, wanted)| (node, cid, wanted))
             .collect();
-        wishes.extend(
-            wanted
-                .into_iter()
-                .filter(|(cid, _)| within(cid))
-                .map(|(cid, wanted)| (cid, Some(wanted))),
-        );
-        Ok((
-            wishes
-                .into_iter()
-                .map(|(cid, wanted)| (node, cid, wanted))
-                .collect::<Vec<_>>(),
-            next,
-        ))
+        Ok((wishes, next))
     })
     .await?;
     apply(inner, wishes).await?;

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster_kubo::IpfsNode;
-use cluster_storage::ledger::{Lane, Ledger};
+use cluster_storage::ledger::Ledger;
+use node_core::reconcile::Lane;
 use node_core::{Cid, ErrorClass, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -65,6 +66,13 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn id(&self) -> NodeId {
         self.settings.id
+    }
+
+    /// The node answered while an operation goes on. What was held back until it does can begin.
+    pub(crate) fn answered(&self) {
+        if self.flow.lock().answered() {
+            self.hint.notify_one();
+        }
     }
 
     /// A number that differs from try to try, and is the same in a run with the same seed and order.

@@ -151,6 +151,17 @@ impl Flow {
         }
     }
 
+    /// The node answered a question in the course of an operation that goes on: it works, however long that operation
+    /// takes. Says whether the breaker was waiting for that. Faults in a row are not forgotten for it, because a node may
+    /// list its pins well and refuse every new one.
+    pub(crate) fn answered(&mut self) -> bool {
+        let waited = matches!(self.breaker, Breaker::HalfOpen { .. });
+        if waited {
+            self.breaker = Breaker::Closed { faults: 0 };
+        }
+        waited
+    }
+
     pub(crate) fn ended(&mut self, kind: Kind, outcome: Result<(), ErrorClass>, now: Instant, seed: u64) {
         match outcome {
             Err(ErrorClass::DiskFull) => self.full_until = Some(now + FULL_PAUSE),
@@ -200,6 +211,11 @@ impl Flow {
             Breaker::Open { until, .. } if until > now => "open",
             Breaker::Open { .. } | Breaker::HalfOpen { .. } => "half_open",
         }
+    }
+
+    /// Whether the node is left alone or only tried.
+    pub(crate) fn is_held_back(&self) -> bool {
+        !matches!(self.breaker, Breaker::Closed { .. })
     }
 
     pub(crate) fn pins_per_second(&self, now: Instant) -> f64 {
@@ -321,6 +337,21 @@ mod tests {
         flow.untried();
         assert_eq!(flow.may_pin(now), Start::Now);
         flow.ended(Kind::Pin, Ok(()), now, 0);
+        assert_eq!(flow.breaker(now), "closed");
+    }
+
+    #[test]
+    fn an_answer_closes_the_breaker_though_the_operation_goes_on() {
+        let now = Instant::now();
+        let mut flow = flow(0.0, now);
+        assert!(!flow.answered());
+        flow.probed(FAULT, now);
+        assert!(!flow.answered(), "a late answer does not overrule a probe that failed");
+        flow.probed(Ok(()), now);
+        assert_eq!(flow.may_pin(now), Start::Now);
+        assert!(matches!(flow.may_pin(now), Start::After(_)));
+        assert!(flow.answered());
+        assert_eq!(flow.may_pin(now), Start::Now);
         assert_eq!(flow.breaker(now), "closed");
     }
 

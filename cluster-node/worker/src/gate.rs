@@ -1,12 +1,14 @@
 //! Permits whose number changes while they are in use.
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// At most so many at a time. Taking a permit is fair: who waits longest goes first.
 pub(crate) struct Gate {
     free: Semaphore,
     state: Mutex<State>,
+    /// How many wait for a permit.
+    waiting: watch::Sender<usize>,
 }
 
 struct State {
@@ -23,6 +25,7 @@ impl Gate {
         Self {
             free: Semaphore::new(limit),
             state: Mutex::new(State { limit, debt: 0 }),
+            waiting: watch::Sender::new(0),
         }
     }
 
@@ -46,12 +49,40 @@ impl Gate {
     }
 
     pub(crate) async fn enter(&self) -> Permit<'_> {
+        if let Ok(permit) = self.free.try_acquire() {
+            permit.forget();
+            return Permit(self);
+        }
+        let _waiting = Waiting::new(self);
         match self.free.acquire().await {
             Ok(permit) => permit.forget(),
             // The semaphore is never closed; were it, there would be nothing left to limit.
             Err(_) => std::future::pending().await,
         }
         Permit(self)
+    }
+
+    /// Ends when somebody waits for a permit.
+    pub(crate) async fn crowded(&self) {
+        let mut waiting = self.waiting.subscribe();
+        // The sender lives as long as the gate.
+        let _ = waiting.wait_for(|waiting| *waiting > 0).await;
+    }
+}
+
+/// Counts one that waits, until it is let in or goes away.
+struct Waiting<'a>(&'a Gate);
+
+impl<'a> Waiting<'a> {
+    fn new(gate: &'a Gate) -> Self {
+        gate.waiting.send_modify(|waiting| *waiting += 1);
+        Self(gate)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.send_modify(|waiting| *waiting -= 1);
     }
 }
 
@@ -95,6 +126,19 @@ mod tests {
         drop(last);
         assert!(enter(&gate).is_some());
         assert_eq!(gate.limit(), 1);
+    }
+
+    #[test]
+    fn it_is_known_whether_somebody_waits() {
+        let gate = Gate::new(1);
+        let inside = enter(&gate);
+        assert!(gate.crowded().now_or_never().is_none());
+        let mut next = Box::pin(gate.enter());
+        assert!(next.as_mut().now_or_never().is_none());
+        assert!(gate.crowded().now_or_never().is_some());
+        drop(inside);
+        assert!(next.now_or_never().is_some());
+        assert!(gate.crowded().now_or_never().is_none());
     }
 
     #[test]

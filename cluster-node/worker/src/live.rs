@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cluster_kubo::Progress;
-use cluster_storage::ledger::Entry;
-use node_core::{Cid, PinMode, Status, Timestamp};
+use node_core::reconcile::Entry;
+use node_core::{Cid, PinMode, Timestamp};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -66,14 +66,13 @@ impl Running {
         self.at_node.load(Ordering::Relaxed).then_some(live)
     }
 
-    /// Whether what it does is still what the entry asks for.
-    fn fits(&self, entry: Option<&Entry>) -> bool {
-        let Some(entry) = entry else { return false };
-        match (self.kind, entry.status) {
-            (Kind::Pin, Status::Queued | Status::Retrying) => self.mode.lock().is_none_or(|mode| mode == entry.mode),
-            (Kind::Unpin, Status::Unpinning) => true,
-            _ => false,
-        }
+    /// Whether it is a pin that the entry does not ask for any more. A running unpin is never cut off: the daemon might
+    /// carry it out all the same, after the entry was found pinned. It ends by itself, and what is wanted by then is
+    /// looked at anew.
+    fn is_overtaken(&self, entry: Option<&Entry>) -> bool {
+        self.kind == Kind::Pin
+            && !entry
+                .is_some_and(|entry| entry.wants(Kind::Pin) && self.mode.lock().is_none_or(|mode| mode == entry.mode))
     }
 }
 
@@ -102,10 +101,10 @@ impl LiveMap {
         self.0.lock().remove(cid);
     }
 
-    /// Cuts off what runs for a CID when it is not what the entry asks for any more.
+    /// Cuts off the pin that runs for a CID when it is not what the entry asks for any more.
     pub(crate) fn recheck(&self, cid: &Cid, entry: Option<&Entry>) {
         if let Some(running) = self.0.lock().get(cid)
-            && !running.fits(entry)
+            && running.is_overtaken(entry)
         {
             running.cancel.cancel();
         }
@@ -121,6 +120,11 @@ impl LiveMap {
             .iter()
             .filter_map(|(cid, running)| Some((*cid, running.view()?)))
             .collect()
+    }
+
+    /// Whether anything is being done to a CID.
+    pub(crate) fn has(&self, cid: &Cid) -> bool {
+        self.0.lock().contains_key(cid)
     }
 
     /// How many operations of this kind the node is working on.

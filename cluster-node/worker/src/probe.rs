@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_kubo::{Error, Identity, RepoStat};
+use cluster_storage::ledger::Note;
 use node_core::{ErrorClass, Timestamp};
 use tokio::time::Instant;
 
 use crate::driver::Context;
+use crate::recover;
 
 /// What the last questions brought.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +64,11 @@ async fn probe(context: &Context) -> Duration {
             return config.recheck_interval.min(config.report_interval);
         }
     };
+    if let Err(error) = recognise(context, &identity.peer_id).await {
+        // Without that what the ledger says of the node may be wrong, so it is asked again soon and not worked at.
+        tracing::error!(node = %id, name = %context.settings.name, %error, "whether it is the same daemon as before could not be found out");
+        return config.recheck_interval.min(config.report_interval);
+    }
     let returned = {
         let mut health = context.health.lock();
         let returned = !health.reachable;
@@ -91,6 +98,33 @@ async fn probe(context: &Context) -> Duration {
         }
     }
     config.report_interval
+}
+
+/// Compares the daemon that answers with the one that the ledger speaks of. Another one, or one whose repository was
+/// made anew, holds nothing of what the ledger says, so all of it is looked for and pinned anew.
+async fn recognise(context: &Context, peer: &str) -> Result<(), String> {
+    let id = context.id();
+    let known = context
+        .ledger
+        .note(id, Note::Daemon)
+        .map_err(|error| error.to_string())?;
+    if known.as_deref() == Some(peer.as_bytes()) || peer.is_empty() {
+        return Ok(());
+    }
+    if let Some(known) = known {
+        let known = String::from_utf8_lossy(&known);
+        tracing::warn!(
+            node = %id, name = %context.settings.name, before = %known, now = %peer,
+            "another IPFS daemon answers at the node's address: everything is looked for and pinned anew"
+        );
+        let count = recover::requeue_all(&context.ledger, id, context.clock.now()).await?;
+        tracing::info!(node = %id, count, "entries were queued anew");
+    }
+    // Only now: after a crash in between it is done once more.
+    let note = context.ledger.set_note(id, Note::Daemon, peer.as_bytes());
+    note.map_err(|error| error.to_string())?;
+    context.hint.notify_one();
+    Ok(())
 }
 
 async fn ask<T>(limit: Duration, question: impl Future<Output = Result<T, Error>>) -> Result<T, (ErrorClass, String)> {

@@ -27,6 +27,15 @@ pub struct WorkerConfig {
     /// CIDs taken from a queue into memory at a time, per node and queue: about 200 kB each, and a read every few hundred
     /// pins.
     pub picks_max: usize,
+    /// How long after a request that was cut off or overtaken the node is looked at once more. The time in which a
+    /// daemon notices that its caller has gone: Kubo does within moments, a busy one within seconds.
+    pub look_again_after: Duration,
+    /// A first try of which no block has come for so long is cut off while others wait. Providers that are there are
+    /// found within seconds (a DHT look-up takes 1 to 8); the stall timeout, which all later tries have, is minutes.
+    pub first_try_quiet: Duration,
+    /// Pinned entries looked at per minute and node; 0 is none. Each is one look-up by the daemon, so a few cost nothing;
+    /// what they find is a sample, such as that a repository was restored from a backup.
+    pub audit_per_minute: u32,
 }
 
 impl Default for WorkerConfig {
@@ -41,6 +50,9 @@ impl Default for WorkerConfig {
             sync_interval: Duration::from_secs(1),
             origins_timeout: Duration::from_secs(5),
             picks_max: 512,
+            look_again_after: Duration::from_secs(10),
+            first_try_quiet: Duration::from_secs(10),
+            audit_per_minute: 6,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use node_core::reconcile::Wanted;
+use node_core::reconcile::{Kind, Wanted};
 use node_core::{Cid, ErrorClass, NodeId, Timestamp};
 
 /// A note left by the pinset: something changed for this CID at this node, look again.
@@ -49,25 +49,6 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    }
-}
-
-/// What is being done to a CID at a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// It is being pinned.
-    Pin,
-    /// It is being let go of.
-    Unpin,
-}
-
-impl Kind {
-    /// The word used in logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pin => "pin",
-            Self::Unpin => "unpin",
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is known of one CID at one node: the ledger, and what is running now.
 
 use cluster_kubo::Progress;
-use cluster_storage::ledger::Entry;
+use node_core::reconcile::Entry;
 use node_core::{ErrorClass, PinMode, Status, Timestamp};
 
 use crate::{Kind, Live};

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use cluster_kubo::IpfsNode;
-use cluster_storage::ledger::{Change, Edit, Entry, Ledger};
-use node_core::{Cid, ErrorClass, NodeId, Status, Timestamp};
+use cluster_storage::ledger::Ledger;
+use node_core::{Cid, NodeId, Status};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -20,10 +20,7 @@ use crate::flow::Flow;
 use crate::gate::Gate;
 use crate::live::{Live, LiveMap};
 use crate::probe::{self, Health};
-use crate::{Clock, Kind, NodeReport, NodeSettings, Observer, View, WantedSource, WorkerConfig, drain};
-
-/// Entries re-armed at a time.
-const RECOVER_CHUNK: usize = 1_024;
+use crate::{Clock, Kind, NodeReport, NodeSettings, Observer, View, WantedSource, WorkerConfig, audit, drain};
 
 /// What the tasks of the worker share.
 pub(crate) struct Inner {
@@ -64,19 +61,6 @@ impl Inner {
     }
 }
 
-/// Which entries to try again at once.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Recover {
-    /// Only at this node.
-    pub node: Option<NodeId>,
-    /// Only this CID.
-    pub cid: Option<Cid>,
-    /// Only those that failed with this class of error.
-    pub class: Option<ErrorClass>,
-    /// Also those that would be tried again by themselves, later.
-    pub retrying_too: bool,
-}
-
 /// Makes the nodes of this peer hold what is wanted. A clone is another handle of the same worker.
 #[derive(Clone)]
 pub struct Worker(Arc<Inner>);
@@ -85,6 +69,21 @@ impl Worker {
     /// Starts the worker on the current tokio runtime. It does nothing until the nodes are told, and then goes on where
     /// it stopped: the queues are in the ledger. `seed` sets the jitter of retries.
     pub fn start(
+        config: WorkerConfig,
+        ledger: Arc<Ledger>,
+        source: Arc<dyn WantedSource>,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let runtime = tokio::runtime::Handle::current();
+        Self::start_on(runtime, config, ledger, source, clock, seed, observer)
+    }
+
+    /// The same on another runtime, which may be one that nothing else runs on: then no storage node, however many
+    /// answers it gives, delays a call of a client.
+    pub fn start_on(
+        runtime: tokio::runtime::Handle,
         config: WorkerConfig,
         ledger: Arc<Ledger>,
         source: Arc<dyn WantedSource>,
@@ -104,7 +103,7 @@ impl Worker {
             nodes: RwLock::default(),
             leaving: Mutex::default(),
             tasks: TaskTracker::new(),
-            runtime: tokio::runtime::Handle::current(),
+            runtime,
             seed,
         });
         inner.tasks.spawn_on(drain::run(Arc::clone(&inner)), &inner.runtime);
@@ -112,6 +111,10 @@ impl Worker {
             .tasks
             .spawn_on(sync_now_and_then(Arc::clone(&inner)), &inner.runtime);
         Self(inner)
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0
     }
 
     /// New notes may be there. Cheap; call it after each change of the pinset.
@@ -182,6 +185,8 @@ impl Worker {
         inner.tasks.spawn_on(tasks.track_future(work), &inner.runtime);
         let health = probe::watch(Arc::clone(&context));
         inner.tasks.spawn_on(tasks.track_future(health), &inner.runtime);
+        let auditing = audit::watch(Arc::clone(&context));
+        inner.tasks.spawn_on(tasks.track_future(auditing), &inner.runtime);
         tasks.close();
         Driven { context, tasks }
     }
@@ -197,6 +202,23 @@ impl Worker {
             self.leave(driven);
         }
         self.0.ledger.drop_node(node).await.map_err(|error| error.to_string())
+    }
+
+    /// Forgets nodes in the background: whatever the ledger knows of those is dropped. Nothing happens for nodes of which
+    /// nothing is known, so it may be called each time the list of nodes is read.
+    pub fn forget_nodes(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        let known = self.0.ledger.nodes();
+        for node in nodes.into_iter().filter(|node| known.contains(node)) {
+            let worker = self.clone();
+            let forget = async move {
+                match worker.forget_node(node).await {
+                    Ok(()) => tracing::info!(%node, "what was known of a node that is gone was forgotten"),
+                    // It is tried again when the list of nodes is read the next time.
+                    Err(error) => tracing::error!(%node, %error, "a node that is gone could not be forgotten"),
+                }
+            };
+            self.0.tasks.spawn_on(forget, &self.0.runtime);
+        }
     }
 
     /// Where a CID stands at a node; none when nothing is known. Reads the ledger.
@@ -282,69 +304,6 @@ impl Worker {
             .collect())
     }
 
-    /// Tries again now what was given up, and answers how many entries that are. Their count of tries begins anew.
-    pub async fn recover(&self, filter: Recover) -> Result<u64, String> {
-        let nodes = filter.node.map_or_else(|| self.0.all_nodes(), |node| vec![node]);
-        let mut recovered = 0;
-        for node in nodes {
-            let mut here = 0;
-            if let Some(cid) = filter.cid {
-                here += self.rearm(node, vec![cid], &filter).await?;
-            } else {
-                let mut states = vec![Status::GaveUp];
-                if filter.retrying_too {
-                    states.extend([Status::Retrying, Status::Unpinning]);
-                }
-                for status in states {
-                    let mut after = None;
-                    loop {
-                        let ledger = Arc::clone(&self.0.ledger);
-                        let page = drain::blocking(move || {
-                            let page = ledger.scan_status(node, status, after.as_ref(), RECOVER_CHUNK);
-                            page.map_err(|error| error.to_string())
-                        })
-                        .await?;
-                        let Some((last, _)) = page.last() else { break };
-                        after = Some(*last);
-                        here += self
-                            .rearm(node, page.into_iter().map(|(cid, _)| cid).collect(), &filter)
-                            .await?;
-                    }
-                }
-            }
-            if here > 0
-                && let Some(context) = self.0.context(node)
-            {
-                context.hint.notify_one();
-            }
-            recovered += here;
-        }
-        Ok(recovered)
-    }
-
-    async fn rearm(&self, node: NodeId, cids: Vec<Cid>, filter: &Recover) -> Result<u64, String> {
-        let now = self.0.clock.now();
-        let count = Arc::new(AtomicU64::new(0));
-        let edits = cids.into_iter().map(|cid| {
-            let (count, filter) = (Arc::clone(&count), filter.clone());
-            Edit::new(node, cid, move |old| {
-                match old.and_then(|old| rearmed(old, &filter, now)) {
-                    Some(next) => {
-                        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        Change::Put(next)
-                    }
-                    None => Change::Keep,
-                }
-            })
-        });
-        self.0
-            .ledger
-            .edit(edits.collect())
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(count.load(std::sync::atomic::Ordering::Relaxed))
-    }
-
     /// How a node is; none when it is not driven here.
     pub fn report(&self, node: NodeId) -> Option<NodeReport> {
         Some(self.describe(&*self.0.context(node)?))
@@ -407,27 +366,6 @@ impl Worker {
         drain::blocking(move || ledger.sync().map_err(|error| error.to_string())).await?;
         quiet.map_err(|_| format!("the worker did not come to rest within {} ms", deadline.as_millis()))
     }
-}
-
-fn rearmed(old: &Entry, filter: &Recover, now: Timestamp) -> Option<Entry> {
-    let status = match old.status {
-        Status::GaveUp => Status::Queued,
-        Status::Retrying if filter.retrying_too || filter.cid.is_some() => Status::Queued,
-        Status::Unpinning if filter.retrying_too || filter.cid.is_some() => Status::Unpinning,
-        _ => return None,
-    };
-    if filter.class.is_some() && filter.class != old.class {
-        return None;
-    }
-    // The last error stays visible until the next try ends.
-    Some(Entry {
-        status,
-        attempts: 0,
-        first_queued: now,
-        next_due: now,
-        changed: now,
-        ..old.clone()
-    })
 }
 
 /// Bounds what a power failure takes. A sync costs nothing while nothing is written.

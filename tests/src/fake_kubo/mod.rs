@@ -12,7 +12,7 @@
 //! | `DELETE /fake/faults` | drops all rules |
 //! | `POST /fake/settings` | changes the [`Settings`] that the body names |
 //! | `DELETE /fake/counters` | sets counts and highest concurrencies to zero |
-//! | `POST /fake/pins?arg=CID&type=KIND` | pins by hand, past all faults |
+//! | `POST /fake/pins?arg=CID&type=KIND&name=NAME` | pins by hand, past all faults |
 //! | `DELETE /fake/pins?arg=CID` | unpins by hand |
 
 mod fault;
@@ -152,8 +152,8 @@ impl FakeKubo {
     }
 
     /// Its libp2p peer ID.
-    pub fn peer_id(&self) -> &str {
-        &self.state.peer_id
+    pub fn peer_id(&self) -> String {
+        self.state.peer_id()
     }
 
     /// Stops listening and cuts all connections, as a killed daemon does. Pins and counts stay.
@@ -212,9 +212,19 @@ impl FakeKubo {
         self.state.pin(&cid.to_string())
     }
 
+    /// The name under which one CID is pinned; empty when it has none.
+    pub fn pin_name(&self, cid: &Cid) -> Option<String> {
+        self.state.held(&cid.to_string()).map(|held| held.name.into())
+    }
+
     /// Pins by hand, as a user of the daemon would.
     pub fn pin_by_hand(&self, cid: &Cid, kind: PinKind) {
-        self.state.insert(cid.to_string(), kind);
+        self.state.insert(cid.to_string(), kind, "");
+    }
+
+    /// Pins by hand under a name.
+    pub fn pin_by_hand_as(&self, cid: &Cid, kind: PinKind, name: &str) {
+        self.state.insert(cid.to_string(), kind, name);
     }
 
     /// Unpins by hand, as a user of the daemon would.
@@ -225,6 +235,11 @@ impl FakeKubo {
     /// Forgets all pins, as a wiped repository does.
     pub fn wipe(&self) {
         self.state.wipe();
+    }
+
+    /// Becomes another daemon at the same address: another peer ID, and no pins.
+    pub fn replace(&self) {
+        self.state.replace();
     }
 
     /// Counts, and how full it is.

@@ -17,7 +17,7 @@ use futures::Stream;
 use hyper::body::Frame;
 use node_core::Cid;
 
-use super::state::{InFlight, State, canonical};
+use super::state::{Held, InFlight, State, canonical};
 use super::{Call, Connection, Fault, PinKind, Rule};
 
 /// Longest body of a steering request.
@@ -102,6 +102,7 @@ pub(super) async fn answer(
                 let pinning = Pinning {
                     cids: vec![cid],
                     kind: query.kind(),
+                    name: query.name(),
                 };
                 return lines(in_flight, drip(ticks, state.clone(), pinning));
             }
@@ -156,7 +157,7 @@ fn plain(state: &Arc<State>, call: Call, name: &str, query: &Query<'_>) -> Respo
         Call::Id => Ok(json(format!(
             "{{\"ID\":\"{0}\",\"PublicKey\":\"\",\"Addresses\":[\"/ip4/127.0.0.1/tcp/4001/p2p/{0}\"],\
              \"AgentVersion\":\"kubo/0.43.0/fake\",\"Protocols\":[]}}\n",
-            state.peer_id
+            state.peer_id()
         ))),
         Call::Version => Ok(json(
             "{\"Version\":\"0.43.0\",\"Commit\":\"\",\"Repo\":\"18\",\"System\":\"fake\",\"Golang\":\"\"}\n".to_owned(),
@@ -181,6 +182,7 @@ fn pin_add(state: &State, query: &Query<'_>) -> Outcome {
     let pins = Pinning {
         cids: query.cids()?,
         kind: query.kind(),
+        name: query.name(),
     }
     .finish(state)?;
     Ok(json(if query.is("progress") {
@@ -194,12 +196,13 @@ fn pin_add(state: &State, query: &Query<'_>) -> Outcome {
 struct Pinning {
     cids: Vec<String>,
     kind: PinKind,
+    name: String,
 }
 
 impl Pinning {
     fn finish(&self, state: &State) -> Result<String, Refusal> {
         for cid in &self.cids {
-            if !state.add(cid, self.kind) {
+            if !state.add(cid, self.kind, &self.name) {
                 return Err(Refusal(format!("pin: {cid} already pinned recursively")));
             }
         }
@@ -219,7 +222,8 @@ fn pin_update(state: &State, query: &Query<'_>) -> Outcome {
         if state.pin(to) == Some(PinKind::Recursive) {
             return Err(Refusal("'to' cid was already recursively pinned".into()));
         }
-        state.add(to, PinKind::Recursive);
+        // Kubo gives the new pin no name.
+        state.add(to, PinKind::Recursive, "");
         if query.get("unpin").is_none_or(|unpin| unpin != "false") {
             state.remove(from);
         }
@@ -254,7 +258,10 @@ fn pin_ls(state: &State, query: &Query<'_>) -> Outcome {
     } else {
         let mut found = Vec::with_capacity(cids.len());
         for cid in cids {
-            match state.pin(&cid).filter(|held| kind.is_none_or(|kind| kind == *held)) {
+            match state
+                .held(&cid)
+                .filter(|held| kind.is_none_or(|kind| kind == held.kind))
+            {
                 Some(held) => found.push((cid.into_boxed_str(), held)),
                 None => return Err(Refusal(format!("path '{cid}' is not pinned"))),
             }
@@ -262,19 +269,28 @@ fn pin_ls(state: &State, query: &Query<'_>) -> Outcome {
         found
     };
     let mut text = String::with_capacity(100 * found.len() + 20);
+    let shows_names = query.is("names");
+    // A name is any text, so it is written as JSON writes one.
+    let name_of = |held: &Held| match &*held.name {
+        name if shows_names && !name.is_empty() => serde_json::json!(name).to_string(),
+        _ => "\"\"".to_owned(),
+    };
     if query.is("stream") {
         for (cid, held) in &found {
-            let _ = writeln!(text, "{{\"Cid\":\"{cid}\",\"Type\":\"{}\"}}", held.as_str());
+            let kind = held.kind.as_str();
+            // Here Kubo leaves out a name that is empty.
+            let name = match name_of(held) {
+                name if name.len() > 2 => format!("\"Name\":{name},"),
+                _ => String::new(),
+            };
+            let _ = writeln!(text, "{{\"Cid\":\"{cid}\",{name}\"Type\":\"{kind}\"}}");
         }
     } else {
         text.push_str("{\"Keys\":{");
         for (at, (cid, held)) in found.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
-            let _ = write!(
-                text,
-                "{comma}\"{cid}\":{{\"Type\":\"{}\",\"Name\":\"\"}}",
-                held.as_str()
-            );
+            let (kind, name) = (held.kind.as_str(), name_of(held));
+            let _ = write!(text, "{comma}\"{cid}\":{{\"Type\":\"{kind}\",\"Name\":{name}}}");
         }
         text.push_str("}}\n");
     }
@@ -475,6 +491,10 @@ impl<'a> Query<'a> {
         }
     }
 
+    fn name(&self) -> String {
+        self.get("name").map(Cow::into_owned).unwrap_or_default()
+    }
+
     fn cids_or_none(&self) -> Result<Vec<String>, Refusal> {
         self.args()
             .map(|arg| {
@@ -536,8 +556,8 @@ async fn steer(state: &Arc<State>, what: &str, request: Request) -> Response {
         ("GET", "state") => json(format!("{}\n", serde_json::json!(state.snapshot()))),
         ("GET", "pins") => {
             let mut text = String::new();
-            for (cid, kind) in state.list(None) {
-                let _ = writeln!(text, "{cid} {}", kind.as_str());
+            for (cid, held) in state.list(None) {
+                let _ = writeln!(text, "{cid} {}", held.kind.as_str());
             }
             text.into_response()
         }
@@ -549,7 +569,7 @@ async fn steer(state: &Arc<State>, what: &str, request: Request) -> Response {
                     PinKind::Recursive
                 };
                 for cid in cids {
-                    state.insert(cid, kind);
+                    state.insert(cid, kind, &query.name());
                 }
                 StatusCode::NO_CONTENT.into_response()
             }

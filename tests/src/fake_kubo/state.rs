@@ -74,6 +74,13 @@ impl PinKind {
     }
 }
 
+/// A pin: how, and under which name.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) kind: PinKind,
+    pub(super) name: Box<str>,
+}
+
 /// What can be changed at run time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -146,9 +153,9 @@ struct Rules {
 }
 
 pub(super) struct State {
-    pub(super) peer_id: String,
+    peer_id: RwLock<String>,
     address: String,
-    pins: Mutex<HashMap<Box<str>, PinKind>>,
+    pins: Mutex<HashMap<Box<str>, Held>>,
     rules: Mutex<Rules>,
     /// Whether there are any: the bench's way past the lock.
     has_rules: AtomicBool,
@@ -161,7 +168,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(settings: Settings, address: String) -> Self {
         Self {
-            peer_id: random_peer_id(),
+            peer_id: RwLock::new(random_peer_id()),
             address,
             pins: Mutex::default(),
             rules: Mutex::default(),
@@ -171,6 +178,16 @@ impl State {
             origins: Mutex::default(),
             changes: Notify::new(),
         }
+    }
+
+    pub(super) fn peer_id(&self) -> String {
+        self.peer_id.read().clone()
+    }
+
+    /// Another identity and no pins.
+    pub(super) fn replace(&self) {
+        *self.peer_id.write() = random_peer_id();
+        self.wipe();
     }
 
     pub(super) fn changed(&self) {
@@ -216,23 +233,30 @@ impl State {
     }
 
     pub(super) fn pin(&self, cid: &str) -> Option<PinKind> {
-        self.pins.lock().get(cid).copied()
+        self.pins.lock().get(cid).map(|held| held.kind)
     }
 
-    pub(super) fn insert(&self, cid: String, kind: PinKind) {
-        self.pins.lock().insert(cid.into_boxed_str(), kind);
+    pub(super) fn held(&self, cid: &str) -> Option<Held> {
+        self.pins.lock().get(cid).cloned()
+    }
+
+    pub(super) fn insert(&self, cid: String, kind: PinKind, name: &str) {
+        let name = name.into();
+        self.pins.lock().insert(cid.into_boxed_str(), Held { kind, name });
         self.changed();
     }
 
-    /// Pins as Kubo does: recursive replaces direct, direct does not replace recursive.
-    pub(super) fn add(&self, cid: &str, kind: PinKind) -> bool {
+    /// Pins as Kubo does: recursive replaces direct, direct does not replace recursive, the last name counts.
+    pub(super) fn add(&self, cid: &str, kind: PinKind, name: &str) -> bool {
         let mut pins = self.pins.lock();
-        if kind == PinKind::Direct && pins.get(cid) == Some(&PinKind::Recursive) {
+        let held = pins.get_mut(cid);
+        if kind == PinKind::Direct && held.as_ref().is_some_and(|held| held.kind == PinKind::Recursive) {
             return false;
         }
-        match pins.get_mut(cid) {
-            Some(held) => *held = kind,
-            None => drop(pins.insert(cid.into(), kind)),
+        let name = name.into();
+        match held {
+            Some(held) => *held = Held { kind, name },
+            None => drop(pins.insert(cid.into(), Held { kind, name })),
         }
         true
     }
@@ -249,16 +273,16 @@ impl State {
     pub(super) fn pins(&self) -> BTreeMap<Cid, PinKind> {
         let pins = self.pins.lock();
         pins.iter()
-            .filter_map(|(cid, kind)| Some((cid.parse().ok()?, *kind)))
+            .filter_map(|(cid, held)| Some((cid.parse().ok()?, held.kind)))
             .collect()
     }
 
     /// The pins as texts, unordered: for listings.
-    pub(super) fn list(&self, kind: Option<PinKind>) -> Vec<(Box<str>, PinKind)> {
+    pub(super) fn list(&self, kind: Option<PinKind>) -> Vec<(Box<str>, Held)> {
         let pins = self.pins.lock();
         pins.iter()
-            .filter(|(_, held)| kind.is_none_or(|k| k == **held))
-            .map(|(cid, k)| (cid.clone(), *k))
+            .filter(|(_, held)| kind.is_none_or(|kind| kind == held.kind))
+            .map(|(cid, held)| (cid.clone(), held.clone()))
             .collect()
     }
 
@@ -293,7 +317,7 @@ impl State {
         };
         Snapshot {
             address: self.address.clone(),
-            peer_id: self.peer_id.clone(),
+            peer_id: self.peer_id(),
             pins: self.pins.lock().len() as u64,
             calls: Call::ALL.into_iter().map(count).collect(),
             rules: rules as u64,

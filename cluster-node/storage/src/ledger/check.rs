@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use node_core::NodeId;
 use rocksdb::IteratorMode;
 
-use super::{Counts, DUE, ENTRIES, Entry, Error, Ledger, STATUS, keys};
+use super::{Counts, DUE, ENTRIES, Error, Ledger, STATUS, entry, keys};
 
 /// What a check went through.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Ledger {
         for row in snapshot.iterator_cf(&entries, IteratorMode::Start) {
             let (key, value) = row?;
             let (node, cid) = keys::read_entry(&key)?;
-            let entry = Entry::decode(&value)?;
+            let entry = entry::decode(&value)?;
             expected.entries += 1;
             counts.entry(node).or_default().0[entry.status as usize] += 1;
             let wrong = |what: &str| {

@@ -3,7 +3,7 @@
 
 use node_core::{Cid, NodeId, Status, Timestamp};
 
-use super::{Error, Lane};
+use super::{Error, Lane, Note};
 
 /// Bytes of a node in front of every key.
 const NODE: usize = 4;
@@ -100,6 +100,7 @@ pub(super) fn status_to_entry(key: &[u8]) -> Result<Vec<u8>, Error> {
 }
 
 const COUNT: u8 = b'c';
+const NOTE: u8 = b'n';
 
 pub(super) fn count(of: NodeId, status: Status) -> [u8; NODE + 2] {
     let mut out = [0; NODE + 2];
@@ -118,6 +119,14 @@ pub(super) fn read_count(key: &[u8]) -> Result<Option<(NodeId, Status)>, Error> 
     let [code] = status else { return Err(damaged()) };
     let status = Status::ALL.get(usize::from(*code)).copied().ok_or_else(damaged)?;
     Ok(Some((NodeId(u32::from_be_bytes(*node)), status)))
+}
+
+pub(super) fn note(of: NodeId, note: Note) -> [u8; NODE + 2] {
+    let mut out = [0; NODE + 2];
+    out[0] = NOTE;
+    out[1..=NODE].copy_from_slice(&node(of));
+    out[NODE + 1] = note as u8;
+    out
 }
 
 fn read_cid(bytes: &[u8]) -> Result<Cid, Error> {

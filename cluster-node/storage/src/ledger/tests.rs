@@ -1,6 +1,6 @@
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+mod crash;
+
+use std::collections::BTreeMap;
 
 use multihash_codetable::{Code, MultihashDigest};
 use node_core::{ErrorClass, PinMode};
@@ -137,6 +137,50 @@ fn a_dropped_node_leaves_nothing_and_touches_no_other() {
 }
 
 #[test]
+fn notes_are_kept_per_node_and_go_with_it() {
+    let dir = tempfile::tempdir().expect("folder");
+    let ledger = open(&dir);
+    assert_eq!(ledger.note(NODE, Note::Daemon).expect("reads"), None);
+    for node in [NODE, NodeId(4)] {
+        ledger.set_note(node, Note::Daemon, b"12D3").expect("writes");
+        ledger.set_note(node, Note::Audited, &node.0.to_be_bytes()).expect("writes");
+    }
+    drop(ledger);
+    let ledger = open(&dir);
+    assert_eq!(ledger.nodes(), [], "a note is no entry");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    runtime.block_on(ledger.drop_node(NODE)).expect("drops");
+    assert_eq!(ledger.note(NODE, Note::Daemon).expect("reads"), None);
+    assert_eq!(ledger.note(NODE, Note::Audited).expect("reads"), None);
+    let other = ledger.note(NodeId(4), Note::Daemon).expect("reads");
+    assert_eq!(other.as_deref(), Some(&b"12D3"[..]));
+    ledger.check().expect("consistent");
+}
+
+#[test]
+fn a_sync_waits_for_the_one_that_runs() {
+    let dir = tempfile::tempdir().expect("folder");
+    let ledger = Arc::new(open(&dir));
+    ledger
+        .edit_blocking(vec![Edit::put(NODE, cid(1), entry(Status::Queued, 1))])
+        .expect("edits");
+    // Somebody else has taken the mark and is about to flush.
+    let running = ledger.shared.syncing.lock();
+    ledger.shared.unsynced.store(false, Ordering::Release);
+    let (done, ended) = std::sync::mpsc::channel();
+    let second = Arc::clone(&ledger);
+    let thread = std::thread::spawn(move || {
+        second.sync().expect("syncs");
+        done.send(()).expect("heard");
+    });
+    let wait = std::time::Duration::from_millis(100);
+    assert!(ended.recv_timeout(wait).is_err(), "it returned before what it waits for was on disk");
+    drop(running);
+    ended.recv().expect("it goes on");
+    thread.join().expect("ends");
+}
+
+#[test]
 fn a_newer_ledger_is_refused() {
     let dir = tempfile::tempdir().expect("folder");
     let ledger = open(&dir);
@@ -183,11 +227,13 @@ fn any_entry() -> impl Strategy<Value = Entry> {
                 entry.mode = if direct { PinMode::Direct } else { PinMode::Recursive };
                 entry.attempts = attempts;
                 entry.error = error;
-                entry.normalise();
+                super::entry::normalise(&mut entry);
                 entry.class = ErrorClass::ALL.get(class).copied();
                 entry.ours = ours;
                 entry.found = found.then_some(entry.mode);
                 entry.hints = found != ours;
+                entry.look_again = found == ours;
+                entry.first_failed = (attempts > 2).then(|| at(time / 2));
                 entry.revision = revision;
                 entry.pinned_at = (status == 1).then(|| at(time.saturating_sub(revision)));
                 (entry.blocks, entry.bytes) = (time, time << 20);
@@ -288,74 +334,6 @@ proptest! {
             }
         }
         compare(&ledger, &model);
-    }
-}
-
-const CRASH_DIR: &str = "PINFLEET_TEST_LEDGER_DIR";
-
-/// Not a test of its own: what the child process of the next one runs until it is killed.
-#[test]
-fn crash_child() {
-    let Ok(dir) = std::env::var(CRASH_DIR) else { return };
-    let options = LedgerOptions {
-        memtable_bytes: 256 << 10,
-        ..LedgerOptions::default()
-    };
-    let ledger = Ledger::open(Path::new(&dir), &options).expect("opens");
-    // Each CID goes through its whole life; what is printed has been acknowledged.
-    for n in 0_u64.. {
-        let stages = [Status::Queued, Status::Retrying, Status::Pinned, Status::Unpinning];
-        let edits = (0..=3_u64.min(n)).map(|back| {
-            let stage = stages[usize::try_from(back).expect("small")];
-            Edit::put(NODE, cid(n - back), entry(stage, n))
-        });
-        ledger.edit_blocking(edits.collect()).expect("edits");
-        println!("done {n}");
-        if n % 64 == 0 {
-            ledger.sync().expect("syncs");
-        }
-    }
-}
-
-#[test]
-fn kill_9_at_any_moment_leaves_all_tables_in_agreement() {
-    let test = "ledger::tests::crash_child";
-    for round in 0..8_u64 {
-        let dir = tempfile::tempdir().expect("folder");
-        let mut child = Command::new(std::env::current_exe().expect("own path"))
-            .args([test, "--exact", "--nocapture", "--test-threads=1"])
-            .env(CRASH_DIR, dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let mut done = None;
-        // An uneven number of steps, then the kill falls wherever the child is by then.
-        for line in lines {
-            done = line
-                .expect("reads")
-                .strip_prefix("done ")
-                .and_then(|n| n.parse::<u64>().ok())
-                .or(done);
-            if done.is_some_and(|n| n >= 100 + round * 397) {
-                break;
-            }
-        }
-        child.kill().expect("SIGKILL");
-        child.wait().expect("ends");
-        let done = done.expect("the child wrote something");
-        let ledger = open(&dir);
-        let checked = ledger.check().expect("consistent");
-        assert!(checked.entries > done, "acknowledged {done}, found {checked:?}");
-        // Nothing acknowledged went back to an earlier stage: all but the last few are at the end of their life.
-        assert!(ledger.counts(NODE).of(Status::Unpinning) >= done.saturating_sub(3));
-        let all: BTreeSet<_> = ledger
-            .page(NODE, None, usize::MAX)
-            .expect("reads")
-            .into_iter()
-            .map(|(cid, _)| cid)
-            .collect();
-        assert!((0..=done).all(|n| all.contains(&cid(n))));
     }
 }
 

@@ -10,22 +10,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use node_core::reconcile::{Change, Entry};
 use node_core::{Cid, NodeId};
 use rocksdb::{WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{COUNTS, Counts, DUE, ENTRIES, Entry, Error, META, STATUS, Shared, keys};
-
-/// What an edit does to an entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// Leaves it as it is.
-    Keep,
-    /// Replaces or creates it.
-    Put(Entry),
-    /// Removes it.
-    Delete,
-}
+use super::{COUNTS, Counts, DUE, ENTRIES, Error, META, STATUS, Shared, entry, keys};
 
 type Apply = Box<dyn FnOnce(Option<&Entry>) -> Change + Send>;
 
@@ -139,7 +129,7 @@ impl<'a> Group<'a> {
             match (edit.apply)(old.as_ref()) {
                 Change::Keep => out.push(old),
                 Change::Put(mut entry) => {
-                    entry.normalise();
+                    entry::normalise(&mut entry);
                     if !Entry::can_store(entry.status) {
                         return Err(Error::Damaged(format!(
                             "status {} is never stored",
@@ -168,7 +158,7 @@ impl<'a> Group<'a> {
         let [entries, due, status] = [ENTRIES, DUE, STATUS].map(|name| self.shared.column(name));
         match new {
             Some(entry) => {
-                entry.encode(&mut self.value);
+                entry::encode(entry, &mut self.value);
                 self.batch.put_cf(&entries, key, &self.value);
             }
             None => self.batch.delete_cf(&entries, key),
@@ -254,6 +244,9 @@ fn drop_node(shared: &Shared, node: NodeId) -> Result<(), Error> {
     for status in COUNTS {
         batch.delete_cf(&meta, keys::count(node, status));
     }
+    for note in super::Note::ALL {
+        batch.delete_cf(&meta, keys::note(node, note));
+    }
     shared.write(batch)?;
     shared.counts.write().remove(&node);
     Ok(())
@@ -262,10 +255,10 @@ fn drop_node(shared: &Shared, node: NodeId) -> Result<(), Error> {
 impl Shared {
     fn read(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
         let value = self.db.get_pinned_cf(&self.column(ENTRIES), key)?;
-        value.map(|value| Entry::decode(&value)).transpose()
+        value.map(|value| entry::decode(&value)).transpose()
     }
 
-    fn write(&self, batch: WriteBatch) -> Result<(), Error> {
+    pub(super) fn write(&self, batch: WriteBatch) -> Result<(), Error> {
         self.db.write_opt(batch, &WriteOptions::default())?;
         // After the write: a sync that begins between the two covers it, and one more sync does no harm.
         self.unsynced.store(true, std::sync::atomic::Ordering::Release);

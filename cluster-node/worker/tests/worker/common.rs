@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster_kubo::{
-    Added, Connected, Error, Held, Identity, IpfsNode, Operation, Progress, ProgressSink, RepoStat, Updated,
+    Added, Connected, Error, Held, Identity, IpfsNode, Listed, LookFor, Operation, Progress, ProgressSink, RepoStat,
+    Updated,
 };
-use cluster_storage::ledger::{Entry, Ledger, LedgerOptions};
+use cluster_storage::ledger::{Ledger, LedgerOptions};
 use cluster_worker::{Clock, NodeSettings, SystemClock, TodoRow, View, WantedSource, Worker, WorkerConfig};
 use multihash_codetable::{Code, MultihashDigest};
-use node_core::reconcile::Wanted;
+use node_core::reconcile::{Entry, Wanted};
 use node_core::retry::RetryPolicy;
 use node_core::{Cid, ErrorClass, NodeId, PinMode, Status};
 use parking_lot::Mutex;
@@ -58,6 +59,9 @@ pub enum Answer {
 #[derive(Default)]
 struct Script {
     pins: HashMap<Cid, PinMode>,
+    names: HashMap<Cid, String>,
+    /// Another daemon answers.
+    peer_id: Option<String>,
     adds: HashMap<Cid, Answer>,
     removes: HashMap<Cid, Answer>,
     all: Option<Answer>,
@@ -115,7 +119,33 @@ impl FakeNode {
     }
 
     pub fn pin_by_hand(&self, cid: Cid, mode: PinMode) {
-        self.script.lock().pins.insert(cid, mode);
+        let mut script = self.script.lock();
+        script.pins.insert(cid, mode);
+        script.names.remove(&cid);
+    }
+
+    pub fn pin_as(&self, cid: Cid, mode: PinMode, name: &str) {
+        let mut script = self.script.lock();
+        script.pins.insert(cid, mode);
+        script.names.insert(cid, name.into());
+    }
+
+    pub fn unpin_by_hand(&self, cid: &Cid) {
+        let mut script = self.script.lock();
+        script.pins.remove(cid);
+        script.names.remove(cid);
+    }
+
+    /// Another daemon answers from now on, which holds nothing.
+    pub fn replace(&self, peer_id: &str) {
+        let mut script = self.script.lock();
+        script.pins.clear();
+        script.names.clear();
+        script.peer_id = Some(peer_id.into());
+    }
+
+    pub fn name(&self, cid: &Cid) -> String {
+        self.script.lock().names.get(cid).cloned().unwrap_or_default()
     }
 
     pub fn holds(&self, cid: &Cid) -> Option<PinMode> {
@@ -143,6 +173,11 @@ impl FakeNode {
             .filter(|(op, _)| *op == of)
             .filter_map(|(_, cid)| *cid)
             .collect()
+    }
+
+    /// How many calls of a kind there were, whatever they were about.
+    pub fn count(&self, of: Operation) -> usize {
+        self.script.lock().calls.iter().filter(|(op, _)| *op == of).count()
     }
 
     pub fn origins(&self) -> Vec<String> {
@@ -217,7 +252,12 @@ impl IpfsNode for FakeNode {
     async fn id(&self) -> Result<Identity, Error> {
         self.call(Operation::Id, None).await?;
         Ok(Identity {
-            peer_id: "12D3KooWFake".into(),
+            peer_id: self
+                .script
+                .lock()
+                .peer_id
+                .clone()
+                .unwrap_or_else(|| "12D3KooWFake".into()),
             addresses: vec!["/ip4/192.0.2.1/tcp/4001".into()],
             agent: "fake".into(),
         })
@@ -234,7 +274,7 @@ impl IpfsNode for FakeNode {
         })
     }
 
-    async fn pin_add(&self, cid: &Cid, mode: PinMode, progress: ProgressSink<'_>) -> Result<Added, Error> {
+    async fn pin_add(&self, cid: &Cid, mode: PinMode, name: &str, progress: ProgressSink<'_>) -> Result<Added, Error> {
         let now = self.adding.fetch_add(1, Ordering::Relaxed) + 1;
         self.adding_most.fetch_max(now, Ordering::Relaxed);
         let _counted = Counted(&self.adding);
@@ -247,10 +287,9 @@ impl IpfsNode for FakeNode {
         let mut script = self.script.lock();
         let held = script.pins.entry(*cid).or_insert(mode);
         *held = (*held).min(mode);
-        Ok(Added {
-            held: *held,
-            progress: done,
-        })
+        let held = *held;
+        script.names.insert(*cid, name.to_owned());
+        Ok(Added { held, progress: done })
     }
 
     async fn pin_update(&self, from: &Cid, to: &Cid, _: ProgressSink<'_>) -> Result<Updated, Error> {
@@ -265,15 +304,21 @@ impl IpfsNode for FakeNode {
 
     async fn pin_rm(&self, cid: &Cid) -> Result<bool, Error> {
         self.call(Operation::PinRm, Some(cid)).await?;
-        Ok(self.script.lock().pins.remove(cid).is_some())
+        let mut script = self.script.lock();
+        script.names.remove(cid);
+        Ok(script.pins.remove(cid).is_some())
     }
 
-    async fn pin_ls(&self, cid: &Cid) -> Result<Option<Held>, Error> {
+    async fn pin_ls(&self, cid: &Cid, look_for: LookFor) -> Result<Option<Listed>, Error> {
         self.call(Operation::PinLs, Some(cid)).await?;
-        Ok(self.script.lock().pins.get(cid).map(|mode| match mode {
-            PinMode::Recursive => Held::Recursive,
-            PinMode::Direct => Held::Direct,
-        }))
+        let script = self.script.lock();
+        let held = match script.pins.get(cid) {
+            Some(PinMode::Recursive) => Held::Recursive,
+            Some(PinMode::Direct) if look_for == LookFor::Any => Held::Direct,
+            _ => return Ok(None),
+        };
+        let name = script.names.get(cid).cloned().unwrap_or_default();
+        Ok(Some(Listed { held, name }))
     }
 
     async fn swarm_connect(&self, origins: &[String]) -> Connected {
@@ -428,6 +473,7 @@ pub fn config() -> WorkerConfig {
         drain_interval: Duration::from_millis(1),
         resync_chunk: 7,
         picks_max: 64,
+        look_again_after: Duration::from_millis(50),
         ..WorkerConfig::default()
     }
 }
@@ -457,6 +503,7 @@ pub struct Bench {
     pub ledger: Arc<Ledger>,
     pub wishes: Arc<Wishes>,
     pub worker: Worker,
+    config: WorkerConfig,
 }
 
 pub fn open(dir: &tempfile::TempDir) -> Arc<Ledger> {
@@ -465,19 +512,28 @@ pub fn open(dir: &tempfile::TempDir) -> Arc<Ledger> {
 
 impl Bench {
     pub fn new() -> Self {
-        Self::over(tempfile::tempdir().expect("folder"), Wishes::new())
+        Self::with(config())
+    }
+
+    pub fn with(config: WorkerConfig) -> Self {
+        Self::begin(tempfile::tempdir().expect("folder"), Wishes::new(), config)
     }
 
     pub fn over(dir: tempfile::TempDir, wishes: Arc<Wishes>) -> Self {
+        Self::begin(dir, wishes, config())
+    }
+
+    fn begin(dir: tempfile::TempDir, wishes: Arc<Wishes>, config: WorkerConfig) -> Self {
         let ledger = open(&dir);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let source: Arc<dyn WantedSource> = Arc::clone(&wishes) as _;
-        let worker = Worker::start(config(), Arc::clone(&ledger), source, clock, 7, Arc::new(()));
+        let worker = Worker::start(config.clone(), Arc::clone(&ledger), source, clock, 7, Arc::new(()));
         Self {
             dir,
             ledger,
             wishes,
             worker,
+            config,
         }
     }
 
@@ -488,6 +544,7 @@ impl Bench {
             ledger,
             wishes,
             worker,
+            config,
         } = self;
         worker.shutdown(Duration::from_secs(10)).await.expect("stops");
         drop(worker);
@@ -497,7 +554,7 @@ impl Bench {
             "nobody keeps the ledger open after a stop"
         );
         drop(ledger);
-        Self::over(dir, wishes)
+        Self::begin(dir, wishes, config)
     }
 
     pub fn drive(&self, nodes: &[(NodeSettings, &Arc<FakeNode>)]) {

@@ -159,3 +159,37 @@ async fn a_source_that_fails_is_asked_again() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn after_an_outage_all_permits_are_used_though_the_first_pins_take_long() {
+    let bench = Bench::new();
+    let node = FakeNode::new();
+    node.on_all(Some(Answer::Fail(ErrorClass::Unreachable)));
+    let many = cluster_worker::NodeSettings {
+        concurrency_max: 16,
+        concurrency_start: 16,
+        ..settings(NODE)
+    };
+    bench.drive(&[(many, &node)]);
+    for n in 0..20 {
+        node.on_add(cid(n), Answer::Hang(Progress { blocks: 1, bytes: 1 }));
+    }
+    bench.want(NODE, 0..20);
+    until("the breaker to open", || {
+        bench.worker.report(NODE).is_some_and(|report| report.breaker == "open")
+    })
+    .await;
+    let permits = bench.worker.report(NODE).expect("driven").concurrency;
+    node.on_all(None);
+    let back = Instant::now();
+    until("all permits to be used", || {
+        node.adding.load(Ordering::Relaxed) == permits as u64
+    })
+    .await;
+    assert!(
+        permits > 1 && back.elapsed() < Duration::from_secs(5),
+        "{permits} in {:?}",
+        back.elapsed()
+    );
+    assert_eq!(bench.worker.report(NODE).expect("driven").breaker, "closed");
+}

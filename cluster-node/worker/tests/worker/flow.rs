@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cluster_kubo::{Operation, Progress};
-use cluster_worker::NodeSettings;
+use cluster_worker::{NodeSettings, WorkerConfig};
 use node_core::{ErrorClass, Status};
 
 use crate::common::*;
@@ -106,4 +106,70 @@ async fn repeated_work_does_not_starve() {
         .await;
     }
     assert!(node.calls(Operation::PinAdd).len() > 1);
+}
+
+#[tokio::test]
+async fn first_tries_that_find_nothing_make_way_for_others() {
+    let bench = Bench::with(WorkerConfig {
+        first_try_quiet: Duration::from_millis(200),
+        ..config()
+    });
+    let node = FakeNode::new();
+    let mut four = NodeSettings {
+        concurrency_max: 4,
+        ..settings(NODE)
+    };
+    four.retry.first = Duration::from_secs(100);
+    four.retry.max = Duration::from_secs(100);
+    bench.drive(&[(four, &node)]);
+    // Three that nobody has, and one that moves, however slowly.
+    for n in 0..3 {
+        node.on_add(cid(n), Answer::Hang(Progress::default()));
+    }
+    node.on_add(cid(3), Answer::Hang(Progress { blocks: 1, bytes: 1 }));
+    bench.want(NODE, 0..4);
+    until("permits to be used", || node.adding.load(Ordering::Relaxed) == 4).await;
+    // Nobody waits, so they may go on.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(node.adding.load(Ordering::Relaxed), 4);
+    bench.want(NODE, 10..30);
+    until("fresh work", || bench.ledger.counts(NODE).of(Status::Pinned) == 20).await;
+    assert_eq!(
+        bench.status(NODE, 3),
+        Some(Status::Pinning),
+        "what moves is not disturbed"
+    );
+    let retrying = bench.ledger.counts(NODE).of(Status::Retrying);
+    assert!((1..=3).contains(&retrying), "{retrying}");
+    let late = (0..3)
+        .filter_map(|n| bench.view(NODE, n))
+        .find(|view| view.error.is_some());
+    let late = late.expect("one made way");
+    assert_eq!((late.class, late.attempts), (Some(ErrorClass::Stalled), 1));
+    assert!(late.error.is_some_and(|error| error.contains("others waited")));
+}
+
+#[tokio::test]
+async fn later_tries_get_the_whole_stall_timeout() {
+    let bench = Bench::with(WorkerConfig {
+        first_try_quiet: Duration::from_millis(50),
+        ..config()
+    });
+    let node = FakeNode::new();
+    bench.drive(&[(
+        NodeSettings {
+            concurrency_max: 2,
+            concurrency_start: 2,
+            ..settings(NODE)
+        },
+        &node,
+    )]);
+    node.on_add(cid(1), Answer::Fail(ErrorClass::Stalled));
+    bench.want(NODE, [1]);
+    bench.until_status(NODE, 1, Some(Status::Retrying)).await;
+    node.on_add(cid(1), Answer::Hang(Progress::default()));
+    bench.until_status(NODE, 1, Some(Status::Pinning)).await;
+    bench.want(NODE, 10..200);
+    until("fresh work", || bench.ledger.counts(NODE).of(Status::Pinned) == 190).await;
+    assert_eq!(bench.status(NODE, 1), Some(Status::Pinning));
 }

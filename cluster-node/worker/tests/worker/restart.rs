@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster_kubo::{Operation, Progress};
-use cluster_storage::ledger::{Edit, Entry};
+use cluster_storage::ledger::Edit;
+use node_core::reconcile::Entry;
 use node_core::{ErrorClass, PinMode, Status, Timestamp};
 
 use crate::common::*;
