@@ -33,7 +33,7 @@ pub use loops::{LoopSettings, Loops};
 pub use members::{ClusterView, JoinAnswer, NodeWish, PeerRole, PeerView, Problem, Severity};
 pub use names::NodeNames;
 pub use nodes::{NodeFactory, NodeLimits, ObserverOf};
-pub use peers::{PeerDirectory, PeerLink};
+pub use peers::{LinkPurpose, Links, PeerDirectory, PeerLink};
 pub use pins::{Explanation, PinWish, Pins, RecoverFilter, UpdateWish};
 pub use proposer::{Answer, Proposer, ProposerLimits};
 pub use reads::{Reads, ServiceMetrics, Shared};
