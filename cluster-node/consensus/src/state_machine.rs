@@ -51,6 +51,15 @@ pub struct Changes {
     pub nodes: u64,
 }
 
+/// Snapshots since the start of this peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SnapshotCounts {
+    /// Taken here.
+    pub built: u64,
+    /// Received from a leader, in place of the state.
+    pub installed: u64,
+}
+
 /// What openraft drives. Clones share the state.
 #[derive(Clone)]
 pub(crate) struct StateMachine {
@@ -66,6 +75,8 @@ pub(crate) struct Shared {
     changes: watch::Sender<Changes>,
     position: Mutex<Position>,
     bytes_applied: AtomicU64,
+    snapshots_built: AtomicU64,
+    snapshots_installed: AtomicU64,
 }
 
 /// What the rows of consensus say, and what follows from it.
@@ -101,6 +112,8 @@ impl StateMachine {
             changes: watch::Sender::new(Changes::default()),
             position: Mutex::new(position),
             bytes_applied: AtomicU64::new(0),
+            snapshots_built: AtomicU64::new(0),
+            snapshots_installed: AtomicU64::new(0),
             state,
         };
         Ok(Self {
@@ -118,6 +131,13 @@ impl StateMachine {
 
     pub fn own_nodes(&self) -> Arc<ArcSwap<BTreeSet<NodeId>>> {
         Arc::clone(&self.shared.own_nodes)
+    }
+
+    pub fn snapshot_counts(&self) -> SnapshotCounts {
+        SnapshotCounts {
+            built: self.shared.snapshots_built.load(Ordering::Relaxed),
+            installed: self.shared.snapshots_installed.load(Ordering::Relaxed),
+        }
     }
 
     /// Bytes of commands applied since the process began.
@@ -258,6 +278,7 @@ impl Shared {
             ))
         };
         let snapshot = self.snapshots.build(&self.state, describe)?;
+        self.snapshots_built.fetch_add(1, Ordering::Relaxed);
         tracing::info!(
             index = snapshot.index(),
             bytes = snapshot.bytes(),
@@ -279,6 +300,7 @@ impl Shared {
         }
         let position = Position::read(&*self.state.current(), self.own_peer)?;
         self.publish(&position, Changes { members: 1, nodes: 1 });
+        self.snapshots_installed.fetch_add(1, Ordering::Relaxed);
         tracing::info!(index = at, "a snapshot was installed");
         // What other peers get from now on, should they need one.
         self.build()?;

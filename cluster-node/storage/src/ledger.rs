@@ -151,6 +151,8 @@ pub struct LedgerStats {
     pub reader_bytes: u64,
     /// In tables on disk.
     pub disk_bytes: u64,
+    /// What compaction has yet to rewrite.
+    pub pending_compaction_bytes: u64,
 }
 
 struct Shared {
@@ -159,6 +161,8 @@ struct Shared {
     counts: RwLock<HashMap<NodeId, Counts>>,
     floors: floors::Floors,
     unsynced: AtomicBool,
+    /// Why the last write failed; none when it did not.
+    fault: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -201,6 +205,7 @@ impl Ledger {
             counts: RwLock::default(),
             floors: floors::Floors::default(),
             unsynced: AtomicBool::new(false),
+            fault: Mutex::default(),
         });
         shared.load()?;
         let (commands, thread) = writer::spawn(Arc::clone(&shared))?;
@@ -440,7 +445,18 @@ impl Ledger {
             cache_bytes: self.shared.cache.get_usage() as u64,
             reader_bytes: sum("rocksdb.estimate-table-readers-mem"),
             disk_bytes: sum("rocksdb.total-sst-files-size"),
+            pending_compaction_bytes: sum("rocksdb.estimate-pending-compaction-bytes"),
         }
+    }
+
+    /// Why the ledger takes no changes now: the last write failed, or its writer has ended. None when it takes them.
+    pub fn fault(&self) -> Option<String> {
+        let fault = self.shared.fault.lock().clone();
+        fault.or_else(|| {
+            let open = self.commands.lock().is_some();
+            let ended = self.writer.lock().as_ref().is_some_and(|writer| writer.is_finished());
+            (open && ended).then(|| "the thread that writes the ledger has ended".to_owned())
+        })
     }
 
     fn commands(&self) -> Result<mpsc::Sender<writer::Command>, Error> {

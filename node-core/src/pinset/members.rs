@@ -269,10 +269,7 @@ fn admission(
     let denied = |message: String| Ok(Err(Refusal::new(RefusalKind::Denied, message)));
     // Held with the token until that expires.
     if attempt.is_empty() || attempt.len() > ATTEMPT_BYTES_MAX {
-        let message = format!(
-            "attempt of {} bytes: 1 to {ATTEMPT_BYTES_MAX} are taken",
-            attempt.len()
-        );
+        let message = format!("attempt of {} bytes: 1 to {ATTEMPT_BYTES_MAX} are taken", attempt.len());
         return Ok(Err(Refusal::new(RefusalKind::Invalid, message)));
     }
     let Some(row) = kv.get(Table::Tokens, token_hash)? else {
@@ -287,9 +284,7 @@ fn admission(
             Some(old) if used_by == new.id && token.attempt == attempt && !old.removed => {
                 Ok(Ok(Admission::Repeated(old)))
             }
-            _ => denied(
-                "the join token was used before; make a new one with `cluster-ctl peer join-token`".to_owned(),
-            ),
+            _ => denied("the join token was used before; make a new one with `cluster-ctl peer join-token`".to_owned()),
         };
     }
     if token.expires <= time {
