@@ -31,7 +31,7 @@ use crate::members::{self, Request};
 use crate::network::{MESSAGE_BYTES_MAX, Network};
 use crate::runtime::OwnRuntime;
 use crate::server::RaftService;
-use crate::state_machine::{Applied, Changes, StateMachine};
+use crate::state_machine::{Applied, Changes, SnapshotCounts, StateMachine};
 use crate::status::{self, LeaderView, RaftStatus};
 use crate::types::{C, Command, Raft, RaftPeer};
 use crate::upkeep;
@@ -265,6 +265,11 @@ impl Consensus {
     /// Counters of what few care for.
     pub fn changes(&self) -> watch::Receiver<Changes> {
         self.inner.machine.changes()
+    }
+
+    /// Snapshots since the start of this peer.
+    pub fn snapshot_counts(&self) -> SnapshotCounts {
+        self.inner.machine.snapshot_counts()
     }
 
     /// The storage nodes that this peer drives, kept up to date while applying.

@@ -31,6 +31,6 @@ pub use config::{ConfigError, ConsensusConfig};
 pub use consensus::{Consensus, Proposal, Proposed};
 pub use errors::{Behind, Leader, MemberError, OpenError, ProposeError, ReadError, TransferError};
 pub use server::RaftService;
-pub use state_machine::{Applied, Changes};
+pub use state_machine::{Applied, Changes, SnapshotCounts};
 pub use status::{Follower, LeaderView, RaftStatus, Role};
 pub use types::RaftPeer;

@@ -54,6 +54,15 @@ pub struct Changes {
     pub nodes: u64,
 }
 
+/// Snapshots since the start of this peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SnapshotCounts {
+    /// Taken here.
+    pub built: u64,
+    /// Received from a leader, in place of the state.
+    pub installed: u64,
+}
+
 /// What openraft drives. Clones share the state.
 #[derive(Clone)]
 pub(crate) struct StateMachine {
@@ -72,6 +81,8 @@ pub(crate) struct Shared {
     bytes_applied: AtomicU64,
     /// Entries may be left out. Never but in openraft's own suite.
     gaps: bool,
+    snapshots_built: AtomicU64,
+    snapshots_installed: AtomicU64,
 }
 
 /// What the rows of consensus say, and what follows from it.
@@ -116,6 +127,8 @@ impl StateMachine {
             changes: watch::Sender::new(Changes::default()),
             position: Mutex::new(position),
             bytes_applied: AtomicU64::new(0),
+            snapshots_built: AtomicU64::new(0),
+            snapshots_installed: AtomicU64::new(0),
             state,
             gaps,
         };
@@ -145,6 +158,13 @@ impl StateMachine {
 
     pub fn own_nodes(&self) -> Arc<ArcSwap<BTreeSet<NodeId>>> {
         Arc::clone(&self.shared.own_nodes)
+    }
+
+    pub fn snapshot_counts(&self) -> SnapshotCounts {
+        SnapshotCounts {
+            built: self.shared.snapshots_built.load(Ordering::Relaxed),
+            installed: self.shared.snapshots_installed.load(Ordering::Relaxed),
+        }
     }
 
     /// Bytes of commands applied since the process began.
@@ -295,6 +315,7 @@ impl Shared {
             ))
         };
         let snapshot = self.snapshots.build(&self.state, describe)?;
+        self.snapshots_built.fetch_add(1, Ordering::Relaxed);
         tracing::info!(
             index = snapshot.index(),
             bytes = snapshot.bytes(),
@@ -316,6 +337,7 @@ impl Shared {
         }
         let position = Position::read(&*self.state.current(), self.own_peer)?;
         self.publish(&position, Changes { members: 1, nodes: 1 });
+        self.snapshots_installed.fetch_add(1, Ordering::Relaxed);
         tracing::info!(index = at, "a snapshot was installed");
         // What other peers get from now on, should they need one.
         self.build()?;

@@ -43,8 +43,11 @@ pub enum Purpose {
     Snapshot,
     /// Writes handed to the leader.
     Forward,
-    /// Everything else.
+    /// Short questions.
     Query,
+    /// Long answers, which wait for whoever reads them. With small windows, so that some that nobody reads leave room on
+    /// the connection for the others.
+    Scan,
 }
 
 /// Timing and windows of connections between peers.
@@ -58,6 +61,9 @@ pub struct ConnectorOptions {
     pub keepalive_timeout: Duration,
     /// Bytes in flight on one stream.
     pub stream_window_bytes: u32,
+    /// The same for [`Purpose::Scan`]. The connection's window divided by it is how many of them may stand still without
+    /// holding up the next one.
+    pub scan_window_bytes: u32,
     /// Bytes in flight on one connection.
     pub connection_window_bytes: u32,
 }
@@ -69,6 +75,7 @@ impl Default for ConnectorOptions {
             keepalive_interval: Duration::from_secs(5),
             keepalive_timeout: Duration::from_secs(5),
             stream_window_bytes: 4 << 20,
+            scan_window_bytes: 128 << 10,
             connection_window_bytes: 16 << 20,
         }
     }
@@ -189,7 +196,7 @@ impl PeerConnector {
             .or_insert_with(|| {
                 let shared = self.shared.clone();
                 self.shared
-                    .endpoint(&peer)
+                    .endpoint(&peer, purpose)
                     .connect_with_connector_lazy(service_fn(move |_| {
                         let shared = shared.clone();
                         async move {
@@ -210,7 +217,7 @@ impl PeerConnector {
         let addresses: Arc<[String]> = addresses.into();
         let channel = self
             .shared
-            .endpoint(&expected)
+            .endpoint(&expected, Purpose::Query)
             .connect_with_connector_lazy(service_fn(move |_| {
                 let ready = first.lock().take();
                 let shared = shared.clone();
@@ -238,14 +245,18 @@ impl PeerConnector {
 }
 
 impl Shared {
-    fn endpoint(&self, peer: &PeerId) -> Endpoint {
+    fn endpoint(&self, peer: &PeerId, purpose: Purpose) -> Endpoint {
+        let stream_window_bytes = match purpose {
+            Purpose::Scan => self.options.scan_window_bytes,
+            _ => self.options.stream_window_bytes,
+        };
         // The name goes into requests' `:authority`, and is never resolved.
         Endpoint::from_shared(format!("http://{peer}"))
             .expect("a peer ID is letters and digits")
             .http2_keep_alive_interval(self.options.keepalive_interval)
             .keep_alive_timeout(self.options.keepalive_timeout)
             .keep_alive_while_idle(true)
-            .initial_stream_window_size(self.options.stream_window_bytes)
+            .initial_stream_window_size(stream_window_bytes)
             .initial_connection_window_size(self.options.connection_window_bytes)
     }
 

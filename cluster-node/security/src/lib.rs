@@ -9,7 +9,8 @@
 //!              the caller: is it the peer I wanted?                     member? removed? stranger?
 //! ```
 //!
-//! A stranger reaches one method, `Join`, and that wants a [`JoinToken`].
+//! A stranger reaches one method, `Join`, and that wants a [`JoinToken`]. Who is a stranger only because this peer was
+//! away is found out by asking the members that it knows ([`Vouchers`]).
 
 mod accept;
 mod certificate;
@@ -24,7 +25,7 @@ mod tls;
 pub use accept::{AcceptorOptions, PeerAcceptor, PeerConnection, PeerStream};
 pub use certificate::CertificateError;
 pub use connect::{Addresses, ConnectError, ConnectorOptions, PeerConnector, Purpose};
-pub use guard::{MemberGuard, MemberGuardLayer, Members, Membership, PeerIdentity};
+pub use guard::{MemberGuard, MemberGuardLayer, Members, Membership, PeerIdentity, Vouchers};
 pub use identity::{Identity, IdentityError};
 pub use join_token::{JoinToken, JoinTokenError, PeerAddress, TokenSecret};
 pub use log_limit::LogLimit;

@@ -268,3 +268,84 @@ async fn channels_find_a_peer_that_moved() {
     let error = check(connector.channel(peer, Purpose::Query)).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
 }
+
+/// Vouches for one peer, and counts how often it was asked.
+struct Friend {
+    of: PeerId,
+    asked: std::sync::atomic::AtomicUsize,
+}
+
+impl cluster_security::Vouchers for Friend {
+    fn vouch(&self, peer: PeerId) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send>> {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let known = peer == self.of;
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            known
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_passes_where_a_member_vouches_for_it() {
+    let (known, unknown, removed) = (Identity::generate(), Identity::generate(), Identity::generate());
+    let friend = Arc::new(Friend {
+        of: known.peer_id(),
+        asked: Default::default(),
+    });
+    for (paths, passes) in [("/grpc.health.v1.Health/", true), ("/grpc.other/", false)] {
+        let members = List::default();
+        members.set(removed.peer_id(), Membership::Removed);
+        let list = members.clone();
+        let check_list =
+            Arc::new(move |peer: &PeerId| list.0.lock().get(peer).copied().unwrap_or(Membership::Stranger));
+        let guard = MemberGuardLayer::new(check_list.clone(), [""; 0]).vouched(friend.clone(), paths);
+        let server = serve_guarded(guard, check_list, members).await;
+        assert_eq!(ask(&server, &known).await.is_ok(), passes);
+        assert_eq!(ask(&server, &unknown).await.unwrap_err().code(), Code::PermissionDenied);
+        let before = friend.asked.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(ask(&server, &removed).await.unwrap_err().code(), Code::PermissionDenied);
+        let after = friend.asked.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(before, after, "nobody is asked about who was removed");
+    }
+}
+
+async fn serve_guarded(guard: MemberGuardLayer, check: Arc<dyn cluster_security::Members>, members: List) -> Fixture {
+    let identity = Identity::generate();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let acceptor = PeerAcceptor::new(listener, &PeerTls::new(&identity), check, AcceptorOptions::default()).unwrap();
+    let address = acceptor.local_address().to_string();
+    let (_reporter, health) = tonic_health::server::health_reporter();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = Server::builder().layer(guard).add_service(health);
+    tokio::spawn(server.serve_with_incoming_shutdown(acceptor, async {
+        let _ = stopped.await;
+    }));
+    Fixture {
+        identity,
+        address,
+        members,
+        _stop: stop,
+    }
+}
+
+#[tokio::test]
+async fn what_a_stranger_sends_is_read_to_a_limit() {
+    let server = serve(&[CHECK], AcceptorOptions::default()).await;
+    let caller = Identity::generate();
+    let channel = connector(&caller)
+        .connect(server.identity.peer_id(), std::slice::from_ref(&server.address))
+        .await
+        .unwrap();
+    let asks = |bytes: usize| {
+        let service = "x".repeat(bytes);
+        let mut client = HealthClient::new(channel.clone());
+        async move { client.check(HealthCheckRequest { service }).await.unwrap_err() }
+    };
+    assert_eq!(asks(60 << 10).await.code(), Code::NotFound, "it was read");
+    let refused = asks(70 << 10).await;
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    // A member may send what the service takes.
+    server.members.set(caller.peer_id(), Membership::Member);
+    assert_eq!(asks(70 << 10).await.code(), Code::NotFound);
+}

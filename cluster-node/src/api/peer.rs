@@ -1,16 +1,26 @@
 //! `pinfleet.peer.v1.Peers`: what other peers ask. The caller's identity comes from its TLS certificate.
+//!
+//! The server runs on Raft's runtime, whose few blocking threads belong to Raft. What is short and waits for nothing is
+//! answered there; whatever reads from disk, asks a daemon or lasts runs on the main runtime, so that no client and no
+//! daemon can keep Raft from applying.
 
+use std::collections::BTreeSet;
 use std::pin::Pin as StdPin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use cluster_proto::peer::v1;
 use cluster_proto::peer::v1::peers_server::Peers as PeersService;
-use cluster_security::PeerIdentity;
-use futures::Stream;
+use cluster_security::{LogLimit, PeerIdentity};
+use futures::{Stream, StreamExt};
 use node_core::command::NewPeer;
 use node_core::{Cid, ErrorClass, NodeId, PeerId, Replication, Status as PinState};
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status};
 
 use super::error::{deadline_of, status};
@@ -19,11 +29,77 @@ use crate::service::{
     read_report,
 };
 
+/// Scans that run at once. Each holds two messages of about 2 MiB at most; the other peers run as many lists for their
+/// clients.
+const SCANS_MAX: usize = 64;
+
+/// How long a message of a scan may wait for its reader. One that has stopped reading gives its place back.
+const SCAN_SEND_TIME: Duration = Duration::from_secs(30);
+
 /// Handlers of `pinfleet.peer.v1.Peers`.
 #[derive(Clone)]
-pub struct PeerApi(pub Arc<Pins>);
+pub struct PeerApi {
+    pins: Arc<Pins>,
+    /// Where work that waits for disks and daemons is done.
+    main: Handle,
+    scans: Arc<Semaphore>,
+    /// What strangers cause must not fill the log.
+    refusals: Arc<LogLimit>,
+    /// Members that speak another version of the protocol, each named in the log once. No longer than the member list.
+    other_version: Arc<Mutex<BTreeSet<PeerId>>>,
+}
 
 type Answered<T> = Result<Response<T>, Status>;
+
+impl PeerApi {
+    /// `main` is the runtime for all that is not Raft.
+    pub fn new(pins: Arc<Pins>, main: Handle) -> Self {
+        Self {
+            pins,
+            main,
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            refusals: Arc::default(),
+            other_version: Arc::default(),
+        }
+    }
+
+    /// Answers on the main runtime. When the caller goes away, the work ends.
+    async fn on_main<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Status> {
+        let task = AbortOnDropHandle::new(self.main.spawn(work));
+        match task.await {
+            Ok(answer) => answer.map_err(status),
+            Err(error) => Err(ended(&error)),
+        }
+    }
+
+    /// Answers on a thread that may wait for the disk.
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        match self.main.spawn_blocking(work).await {
+            Ok(answer) => answer.map_err(status),
+            Err(error) => Err(ended(&error)),
+        }
+    }
+
+    /// A report in words that this version does not know would be misread.
+    fn check_version(&self, peer: PeerId, spoken: u32) -> Result<(), Status> {
+        let checked = crate::service::check_wire_version(spoken);
+        let Err(error) = checked else { return Ok(()) };
+        if self.other_version.lock().insert(peer) {
+            tracing::warn!(%peer, %error, "the reports of a peer are not taken");
+        }
+        Err(status(error))
+    }
+}
+
+fn ended(error: &tokio::task::JoinError) -> Status {
+    status(Error::Internal(format!("the answer ended early: {error}")))
+}
 
 #[tonic::async_trait]
 impl PeersService for PeerApi {
@@ -32,9 +108,16 @@ impl PeersService for PeerApi {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answered<v1::JoinResponse> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
         let peer = caller(&request)?;
-        let answer = self.0.join(peer, request.into_inner(), wait).await;
-        let answer = answer.inspect_err(|error| tracing::warn!(%peer, %error, "a peer was not admitted"));
-        Ok(Response::new(match answer.map_err(status)? {
+        let pins = self.pins.clone();
+        let answer = self
+            .on_main(async move { pins.join(peer, request.into_inner(), wait).await })
+            .await;
+        if let Err(status) = &answer
+            && let Some(suppressed) = self.refusals.allow()
+        {
+            tracing::warn!(%peer, error = status.message(), suppressed, "a peer was not admitted");
+        }
+        Ok(Response::new(match answer? {
             JoinAnswer::Ask(leader) => v1::JoinResponse {
                 leader: Some(leader),
                 ..v1::JoinResponse::default()
@@ -52,13 +135,30 @@ impl PeersService for PeerApi {
         }))
     }
 
+    async fn is_member(&self, request: Request<v1::IsMemberRequest>) -> Answered<v1::IsMemberResponse> {
+        use v1::is_member_response::Membership;
+        let peer = request
+            .into_inner()
+            .peer_id
+            .parse()
+            .map_err(|error| status(Error::from(error)))?;
+        let membership = match self.pins.directory.get(peer) {
+            Some(peer) if peer.removed => Membership::Removed,
+            Some(_) => Membership::Member,
+            None => Membership::Stranger,
+        };
+        Ok(Response::new(v1::IsMemberResponse {
+            membership: membership.into(),
+        }))
+    }
+
     async fn forward(&self, request: Request<v1::ForwardRequest>) -> Answered<v1::ForwardResponse> {
-        let answer = self.0.proposer.take_forwarded(request.into_inner()).await;
+        let answer = self.pins.proposer.take_forwarded(request.into_inner()).await;
         answer.map(Response::new).map_err(status)
     }
 
     async fn read_index(&self, _: Request<v1::ReadIndexRequest>) -> Answered<v1::ReadIndexResponse> {
-        let index = self.0.consensus.read_index().await;
+        let index = self.pins.consensus.read_index().await;
         let index = index.map_err(|error| status(Error::NoLeader(error.to_string())))?;
         Ok(Response::new(v1::ReadIndexResponse { index }))
     }
@@ -66,6 +166,7 @@ impl PeersService for PeerApi {
     async fn report(&self, request: Request<v1::ReportRequest>) -> Answered<v1::ReportResponse> {
         let peer = caller(&request)?;
         let report = request.into_inner();
+        self.check_version(peer, report.wire_version)?;
         let heard = read_report(&report);
         let introduced = NewPeer {
             id: peer,
@@ -74,9 +175,9 @@ impl PeersService for PeerApi {
             api_address: report.api_address,
             version: report.version,
         };
-        self.0.fleet.hear(peer, heard);
-        if self.0.leads() {
-            self.0.introduce(&introduced).await.map_err(status)?;
+        self.pins.fleet.hear(peer, heard);
+        if self.pins.leads() {
+            self.pins.introduce(&introduced).await.map_err(status)?;
         }
         Ok(Response::new(v1::ReportResponse {}))
     }
@@ -87,8 +188,8 @@ impl PeersService for PeerApi {
             let count = request.cids.len().to_string();
             return Err(status(Error::invalid("cids", count, "at most 1000 in one call")));
         }
-        let pins = self.0.clone();
-        let answer = on_thread(move || {
+        let pins = self.pins.clone();
+        let answer = self.on_thread(move || {
             let cids = request.cids.iter().map(|bytes| Ok(Cid::from_bytes(bytes)?));
             let cids = cids.collect::<Result<Vec<_>, Error>>()?;
             let found = pins.gather.own(&pins.names(), &cids)?;
@@ -99,7 +200,7 @@ impl PeersService for PeerApi {
                 entries: entries.collect(),
             })
         });
-        Ok(Response::new(answer.await.map_err(status)?))
+        Ok(Response::new(answer.await?))
     }
 
     async fn scan_entries(&self, request: Request<v1::ScanEntriesRequest>) -> Answered<Self::ScanEntriesStream> {
@@ -117,16 +218,41 @@ impl PeersService for PeerApi {
             Ok::<_, Error>((after, statuses.collect::<Result<Vec<_>, Error>>()?))
         };
         let (after, statuses) = parsed().map_err(status)?;
+        let place = self.scans.clone().try_acquire_owned().map_err(|_| {
+            status(Error::Overloaded {
+                retry_after: Duration::from_secs(1),
+            })
+        })?;
         // One message being sent and one on its way.
         let (out, messages) = mpsc::channel(2);
-        let (pins, brief) = (self.0.clone(), request.brief);
-        tokio::task::spawn_blocking(move || scan(&pins, after, &statuses, brief, &out));
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        let complete = Arc::new(AtomicBool::new(false));
+        let scan = Scan {
+            pins: self.pins.clone(),
+            statuses: statuses.into(),
+            brief: request.brief,
+            out,
+            complete: complete.clone(),
+            _place: place,
+        };
+        self.main.spawn(scan.run(after));
+        // A scan that was cut must not look like one that came to its end.
+        let end = futures::stream::once(async move {
+            let cut = !complete.load(Ordering::Acquire);
+            cut.then(|| {
+                let seconds = SCAN_SEND_TIME.as_secs();
+                Err(Status::aborted(format!(
+                    "the scan was not read for {seconds} s and has ended; begin it again"
+                )))
+            })
+        });
+        let messages = ReceiverStream::new(messages).chain(end.filter_map(std::future::ready));
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn recover(&self, request: Request<v1::RecoverEntriesRequest>) -> Answered<v1::RecoverEntriesResponse> {
         let request = request.into_inner();
-        let answer = async {
+        let pins = self.pins.clone();
+        let answer = async move {
             let cid = if request.cid.is_empty() {
                 None
             } else {
@@ -148,54 +274,57 @@ impl PeersService for PeerApi {
                 statuses,
                 class,
             };
-            self.0.recover_here(&filter, &nodes).await
+            pins.recover_here(&filter, &nodes).await
         };
-        let recovered = answer.await.map_err(status)?;
+        let recovered = self.on_main(answer).await?;
         Ok(Response::new(v1::RecoverEntriesResponse { recovered }))
     }
 
     async fn probe_node(&self, request: Request<v1::ProbeNodeRequest>) -> Answered<v1::ProbeNodeResponse> {
-        let answer = self.0.nodes.probe(&request.into_inner()).await;
-        answer.map(Response::new).map_err(status)
+        let (pins, request) = (self.pins.clone(), request.into_inner());
+        let answer = self.on_main(async move { pins.nodes.probe(&request).await }).await;
+        answer.map(Response::new)
     }
 
     async fn change_member(&self, request: Request<v1::ChangeMemberRequest>) -> Answered<v1::ChangeMemberResponse> {
         use v1::change_member_request::Change;
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
-        let request = request.into_inner();
-        let answer = async {
+        let (pins, request) = (self.pins.clone(), request.into_inner());
+        let answer = async move {
             let peer = request.peer_id.parse().map_err(Error::from)?;
-            if !self.0.leads() {
+            if !pins.leads() {
                 // Not handed on: a call that goes in circles between two peers helps nobody.
                 return Err(Error::NoLeader("this peer does not lead".into()));
             }
             match request.change() {
-                Change::Promote => self.0.promote_peer(peer, wait).await,
-                Change::Remove => self.0.remove_peer(peer, wait).await,
+                Change::Promote => pins.promote_peer(peer, wait).await,
+                Change::Remove => pins.remove_peer(peer, wait).await,
                 Change::Unspecified => Err(Error::invalid("change", "0", "use promote (1) or remove (2)")),
             }
         };
-        answer.await.map_err(status)?;
+        self.on_main(answer).await?;
         Ok(Response::new(v1::ChangeMemberResponse {}))
     }
 
     async fn fleet(&self, _: Request<v1::FleetRequest>) -> Answered<v1::FleetResponse> {
-        Ok(Response::new(v1::FleetResponse { peers: self.0.seen() }))
+        Ok(Response::new(v1::FleetResponse {
+            peers: self.pins.seen(),
+        }))
     }
 
     async fn explain(&self, request: Request<v1::ExplainPlacementRequest>) -> Answered<v1::ExplainPlacementResponse> {
         let request = request.into_inner();
-        let answer = || {
+        let pins = self.pins.clone();
+        let answer = move || {
             let cid = Cid::from_bytes(&request.cid)?;
             let replication = Replication {
                 min: request.replication_min,
                 max: request.replication_max,
             };
             let preferred: Vec<_> = request.preferred.iter().copied().map(NodeId).collect();
-            self.0
-                .explain_here(&*self.0.reads.stale(), cid, replication, &preferred)
+            pins.explain_here(&*pins.reads.stale(), cid, replication, &preferred)
         };
-        let (summary, verdicts) = answer().map_err(status)?;
+        let (summary, verdicts) = self.on_thread(answer).await?;
         Ok(Response::new(v1::ExplainPlacementResponse { summary, verdicts }))
     }
 }
@@ -213,30 +342,58 @@ fn read_code<T: Copy>(all: &[T], code: u32, field: &str) -> Result<T, Error> {
     found.ok_or_else(|| Error::invalid(field, code.to_string(), "a code of this version"))
 }
 
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(Error::Internal(format!("a look-up ended early: {error}"))))
+/// The ledgers of this peer's nodes, on their way to another peer.
+struct Scan {
+    pins: Arc<Pins>,
+    statuses: Arc<[PinState]>,
+    brief: bool,
+    out: mpsc::Sender<Result<v1::ScanEntriesResponse, Status>>,
+    /// All was sent, or why not.
+    complete: Arc<AtomicBool>,
+    _place: OwnedSemaphorePermit,
 }
 
-type Out = mpsc::Sender<Result<v1::ScanEntriesResponse, Status>>;
-
-/// Merges the ledgers of this peer's nodes by CID; all entries of a CID go out in one message.
-fn scan(pins: &Pins, after: Option<Cid>, statuses: &[PinState], brief: bool, out: &Out) {
-    let nodes: Vec<NodeId> = pins.names().of_peer(pins.directory.own()).map(|node| node.id).collect();
-    let mut after = after;
-    loop {
-        let page = next_page(pins, &nodes, after, statuses);
-        let (rows, next) = match page {
-            Ok(page) => page,
-            Err(error) => return drop(out.blocking_send(Err(status(error)))),
-        };
-        let entries: Vec<_> = rows.iter().map(|(cid, entry)| put_entry(cid, entry, brief)).collect();
-        if !entries.is_empty() && out.blocking_send(Ok(v1::ScanEntriesResponse { entries })).is_err() {
-            return;
+impl Scan {
+    /// Merges the ledgers by CID; all entries of a CID go out in one message. A thread is held for a page at a time, and
+    /// none while the reader is waited for.
+    async fn run(self, mut after: Option<Cid>) {
+        let own = self.pins.directory.own();
+        let nodes: Arc<[NodeId]> = self.pins.names().of_peer(own).map(|node| node.id).collect();
+        loop {
+            let (pins, nodes, statuses, brief) = (self.pins.clone(), nodes.clone(), self.statuses.clone(), self.brief);
+            let page = tokio::task::spawn_blocking(move || {
+                let (rows, next) = next_page(&pins, &nodes, after, &statuses)?;
+                let entries: Vec<_> = rows.iter().map(|(cid, entry)| put_entry(cid, entry, brief)).collect();
+                Ok::<_, Error>((entries, next))
+            });
+            let (entries, next) = match page.await {
+                Ok(Ok(page)) => page,
+                Ok(Err(error)) => return self.fail(status(error)).await,
+                Err(error) => return self.fail(ended(&error)).await,
+            };
+            if !entries.is_empty() {
+                let message = Ok(v1::ScanEntriesResponse { entries });
+                match tokio::time::timeout(SCAN_SEND_TIME, self.out.send(message)).await {
+                    Ok(Ok(())) => {}
+                    // Nobody listens any more.
+                    Ok(Err(_)) => return,
+                    Err(_) => {
+                        tracing::debug!("a scan ended, because nobody read it");
+                        return;
+                    }
+                }
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => return self.complete.store(true, Ordering::Release),
+            }
         }
-        match next {
-            Some(next) => after = Some(next),
-            None => return,
+    }
+
+    async fn fail(self, status: Status) {
+        // A reader that does not take the error in time would not take it later.
+        if let Ok(Ok(())) = tokio::time::timeout(SCAN_SEND_TIME, self.out.send(Err(status))).await {
+            self.complete.store(true, Ordering::Release);
         }
     }
 }

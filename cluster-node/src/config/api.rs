@@ -52,7 +52,7 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             kind: Kind::Int(1, 100_000),
             default: Some("4096"),
             doc: "Requests and streams that are open at the same time, over all connections. Beyond it clients are told \
-                  to come again.",
+                  to come again (RESOURCE_EXHAUSTED). Health answers are not counted.",
         },
     ],
 };

@@ -39,7 +39,8 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             key: "name",
             kind: Kind::Checked(name),
             default: Some(r#""""#),
-            doc: "Name in tables and messages, unique in the cluster. Empty: the name of the host.",
+            doc: "Name in tables and messages. A name that another peer of the cluster has is refused. Empty: the name of \
+                  the host.",
         },
         OptionSpec {
             key: "listen",
@@ -57,8 +58,14 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
     ],
 };
 
+/// As many as the cluster keeps of a peer.
+const ADVERTISE_MAX: usize = 16;
+
 impl Peer {
     pub(super) fn check(&self, problems: &mut Problems<'_>) {
+        if self.advertise.len() > ADVERTISE_MAX {
+            problems.add("peer.advertise", "at most 16 addresses");
+        }
         if self.listen.ip().is_unspecified() && self.advertise.is_empty() {
             problems.add(
                 "peer.advertise",

@@ -12,10 +12,10 @@ pub struct Storage {
     /// Write buffers of the pinset.
     #[serde(deserialize_with = "values::bytes")]
     pub state_memory: u64,
-    /// Newest log entries and write buffers of the Raft log.
+    /// Write buffers of the Raft log.
     #[serde(deserialize_with = "values::bytes")]
     pub log_memory: u64,
-    /// Write buffers and cache of the ledger.
+    /// Write buffers of the ledger.
     #[serde(deserialize_with = "values::bytes")]
     pub ledger_memory: u64,
     /// Cache of blocks read from the pinset.
@@ -35,19 +35,21 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             key: "state_memory",
             kind: Kind::Size(8 * MIB, 65_536 * MIB),
             default: Some(r#""48MiB""#),
-            doc: "Write buffers of the pinset.",
+            doc: "Write buffers of the pinset, all tables together.",
         },
         OptionSpec {
             key: "log_memory",
             kind: Kind::Size(8 * MIB, 65_536 * MIB),
             default: Some(r#""32MiB""#),
-            doc: "Newest entries and write buffers of the Raft log.",
+            doc: "Write buffers of the Raft log. Besides, the newest 8MiB of entries are kept for followers, and 4MiB \
+                  of blocks read from files.",
         },
         OptionSpec {
             key: "ledger_memory",
             kind: Kind::Size(8 * MIB, 65_536 * MIB),
             default: Some(r#""24MiB""#),
-            doc: "Write buffers and cache of the record of what the nodes hold.",
+            doc: "Write buffers of the record of what the nodes hold, all tables together. Besides, 8MiB of blocks read \
+                  from its files are kept.",
         },
         OptionSpec {
             key: "block_cache",

@@ -66,6 +66,7 @@ pub async fn join(
                         token.cluster_id
                     );
                 }
+                standing::write_members(cluster, &joined.members)?;
                 standing::write(cluster, &joined.standing)?;
                 secret_file::remove(token_file).context("the used join token can't be removed")?;
                 return Ok(joined);
@@ -117,9 +118,11 @@ async fn ask_one(
         .join(call)
         .await
         .map_err(|status| match status.code() {
-            Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => {
-                Failure::Refused(status.message().to_owned())
-            }
+            Code::PermissionDenied
+            | Code::InvalidArgument
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::Unimplemented => Failure::Refused(status.message().to_owned()),
             _ => Failure::Silent(status.message().to_owned()),
         })?;
     let answer = answer.into_inner();

@@ -1,24 +1,23 @@
 //! The one place that builds the parts of a peer, wires them together, and stops them in order.
 
+mod admission;
 mod channels;
 mod join;
 mod limits;
 mod observe;
+mod serve;
 mod standing;
+mod supervise;
+mod vouching;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cluster_consensus::{Consensus, ConsensusConfig, RaftPeer};
-use cluster_proto::peer::v1::peers_server::PeersServer;
-use cluster_proto::v1::cluster_server::ClusterServer;
-use cluster_proto::v1::pins_server::PinsServer;
-use cluster_security::{
-    AcceptorOptions, ConnectorOptions, Identity, MemberGuardLayer, PeerAcceptor, PeerConnector, PeerTls,
-};
+use cluster_security::{ConnectorOptions, Identity, PeerConnector, PeerTls, secret_file};
 use cluster_storage::ledger::{Ledger, LedgerOptions};
 use cluster_storage::raft_log::{LogOptions, RaftLog, RaftLogOptions, RocksLogEngine};
 use cluster_storage::state::{StateOptions, StateStore};
@@ -28,28 +27,26 @@ use node_core::command::{NewPeer, Op, Request};
 use node_core::pinset::{self, FIRST_RAFT_ID, Settings};
 use node_core::{NodeId, NodeState, PeerId, StorageNode};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Server;
 
-use crate::api::{ClusterApi, PeerApi, PinsApi};
 use crate::config::{Config, DataDir};
 use crate::service::{
     FleetView, Gather, LoopSettings, Loops, NodeFactory, PeerDirectory, Pins, Proposer, ProposerLimits, Reads, Shared,
     StateWanted, WAIT_DEFAULT,
 };
-use crate::telemetry::{Condition, GrpcMetricsLayer, Health, HttpServer, Metrics};
+use crate::telemetry::{Health, HttpServer, Metrics};
+use admission::Admission;
 use channels::{AddressBook, Channels};
 use limits::ConfiguredLimits;
-use observe::{CountAttempts, CountProposals, kubo_observer};
+use observe::{CountAttempts, CountProposals, Scraped, kubo_observer};
+use serve::{Serving, serve_clients, serve_peers};
 use standing::Standing;
+use supervise::{supervised, watch_ledger, watch_readiness};
+use vouching::Vouching;
 
-/// The method that a peer may call before it is a member.
-const JOIN_PATH: &str = "/pinfleet.peer.v1.Peers/Join";
-
-/// Largest message between peers: a chunk of a snapshot or of a ledger is far below it.
-const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// What is left of the deadline of a stop when all that could wait has been waited for.
+const STOP_GRACE: Duration = Duration::from_millis(200);
 
 /// Runs a peer until it is told to stop.
 pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyhow::Result<()> {
@@ -64,69 +61,75 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let metrics = Metrics::new(&own.to_string(), env!("CARGO_PKG_VERSION"));
     let health = Health::new();
     let consensus_ready = health.condition("consensus");
+    let ledger_writes = health.condition("ledger");
     let http = HttpServer::start(config.telemetry.http_listen, metrics.clone(), health.clone()).await?;
 
     let peer_listener = bind(config.peer.listen, "peer.listen").await?;
     let grpc_listener = bind(config.api.grpc_listen, "api.grpc_listen").await?;
-    let introduce = introduction(own, &config, peer_listener.local_addr()?, grpc_listener.local_addr()?);
+    let (peer_address, grpc_address) = (peer_listener.local_addr()?, grpc_listener.local_addr()?);
+    let introduce = introduction(own, &config, peer_address, grpc_address);
 
     let tls = PeerTls::new(&identity);
-    let book = Arc::new(AddressBook::default());
+    let book = Arc::new(AddressBook::new(own));
     let addresses = book.clone();
     let connector = PeerConnector::new(
         tls.clone(),
         Arc::new(move |peer: &PeerId| addresses.addresses(peer)),
         ConnectorOptions::default(),
     );
-    let (standing, begins) = stand(&dir, &cluster, &connector, &introduce, &book).await?;
+    let standing = stop.run_until_cancelled(stand(&dir, &cluster, &connector, &introduce, &book));
+    let Some(standing) = standing.await else {
+        tracing::info!("told to stop before the peer belonged to a cluster");
+        return Ok(());
+    };
+    let (standing, begins) = standing?;
 
     let channels = Arc::new(Channels {
-        connector,
+        connector: connector.clone(),
         book: book.clone(),
     });
     let directory = Arc::new(PeerDirectory::new(own, channels.clone()));
     book.follow(directory.clone());
-    let (consensus, state, ledger) = open_stores(&cluster, &config, &standing, own, channels).await?;
-    directory.refresh(&*state.current())?;
+    let stores = open_stores(&cluster, &config, &standing, own, channels).await?;
+    directory.refresh(&*stores.state.current())?;
 
-    let pins = build(&config, own, &metrics, &consensus, &state, &ledger, &directory);
+    let pins = build(&config, own, &metrics, &stores, &directory);
     pins.refresh()?;
+    let Stores { consensus, ledger, .. } = stores;
 
-    // The peers' server runs beside Raft, so that no client and no daemon can delay a heartbeat.
-    let members = book.clone();
-    let members = Arc::new(move |peer: &PeerId| members.membership(peer));
-    let guard = MemberGuardLayer::new(members.clone(), [JOIN_PATH]);
-    let peer_service = PeersServer::new(PeerApi(pins.clone()))
-        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let (peer_stop, raft_service, peer_tls) = (CancellationToken::new(), consensus.raft_service(), tls.clone());
-    let stopped = peer_stop.clone();
-    let peer_listener = peer_listener.into_std()?;
-    let peer_address = peer_listener.local_addr()?;
-    consensus.runtime().spawn(async move {
-        let served = async {
-            let listener = TcpListener::from_std(peer_listener)?;
-            let acceptor = PeerAcceptor::new(listener, &peer_tls, members, AcceptorOptions::default())?;
-            let server = Server::builder()
-                .initial_stream_window_size(4 << 20)
-                .initial_connection_window_size(16 << 20)
-                .layer(guard)
-                .add_service(raft_service)
-                .add_service(peer_service);
-            server
-                .serve_with_incoming_shutdown(acceptor, stopped.cancelled())
-                .await
-                .map_err(std::io::Error::other)
-        };
-        if let Err(error) = served.await {
-            tracing::error!(%error, "the server for other peers has ended");
-        }
-    });
+    let vouching = Vouching::new(book.clone(), connector);
+    let peers = serve_peers(
+        peer_listener.into_std()?,
+        tls,
+        book,
+        vouching,
+        &consensus,
+        pins.clone(),
+        &health,
+    );
+    let admission = Admission::new(config.api.streams_max as usize);
+    let mut running = Running {
+        deadline: config.shutdown.deadline,
+        consensus,
+        pins: pins.clone(),
+        metrics: metrics.clone(),
+        health: health.clone(),
+        http,
+        tasks: TaskTracker::new(),
+        stop: stop.clone(),
+        peers,
+        clients: None,
+        admission: admission.clone(),
+    };
 
     if begins {
-        begin_cluster(&consensus, &pins, &config, &introduce, &cluster).await?;
+        let begun = begin_cluster(&running.consensus, &pins, &config, &introduce, &cluster);
+        if let Some(Err(error)) = stop.run_until_cancelled(begun).await {
+            stop.cancel();
+            running.stop().await;
+            return Err(error);
+        }
     }
-    let tasks = TaskTracker::new();
     let loop_settings = LoopSettings {
         configured_nodes: configured_nodes(&config, own),
         introduce,
@@ -134,56 +137,113 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         voters_max: config.raft.voters_max as usize,
         voter_lost_after: config.raft.voter_lost_after,
     };
-    Loops::start(pins.clone(), loop_settings, stop.child_token(), &tasks);
-    tasks.spawn(
-        stop.clone()
-            .run_until_cancelled_owned(watch_readiness(pins.clone(), consensus_ready, health.clone())),
-    );
-
-    let grpc_address = grpc_listener.local_addr()?;
-    let api_stop = CancellationToken::new();
-    let api = tokio::spawn(serve_api(
-        grpc_listener,
+    let failing = health.clone();
+    Loops::start(
         pins.clone(),
-        metrics.clone(),
-        config.clone(),
-        api_stop.clone(),
-    ));
+        loop_settings,
+        stop.child_token(),
+        &running.tasks,
+        Arc::new(move |name, reason| failing.fail(name, reason)),
+    );
+    running.watch(
+        "readiness",
+        watch_readiness(pins.clone(), consensus_ready, health.clone()),
+    );
+    running.watch("ledger", watch_ledger(ledger, ledger_writes, health.clone()));
+    let worker = pins.worker.clone();
+    running.watch("worker", async move { worker.ended().await });
+    let clients = serve_clients(grpc_listener, pins, metrics, &config, admission, &health);
+    running.clients = Some(clients?);
 
-    await_ready(&health, &stop).await;
-    write_run_file(&dir, &config, own, peer_address, grpc_address, http.address())?;
-    tracing::info!(peer = %own, grpc = %grpc_address, peers = %peer_address, "the peer is ready");
+    let ready = stop.run_until_cancelled(health.until_ready_is(true)).await;
+    if ready.is_some() {
+        write_run_file(&dir, &config, own, peer_address, grpc_address, running.http.address())?;
+        tracing::info!(peer = %own, grpc = %grpc_address, peers = %peer_address, "the peer is ready");
+        stop.cancelled().await;
+    }
+    running.stop().await;
+    let _ = std::fs::remove_file(dir.run_json());
+    Ok(())
+}
 
-    stop.cancelled().await;
-    tracing::info!("stopping");
-    let deadline = config.shutdown.deadline;
-    let stopping = async {
-        // Refuse new work, hand over the lead, let open calls end, park the workers, flush, close.
-        health.condition("stopping").not_ready("the peer is stopping");
-        if consensus.leader().is_self
-            && let Err(error) = consensus.transfer_leadership(None, deadline / 4).await
+/// A peer that runs, and all that has to be stopped.
+struct Running {
+    deadline: Duration,
+    consensus: Consensus,
+    pins: Arc<Pins>,
+    metrics: Metrics,
+    health: Health,
+    http: HttpServer,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    peers: Serving,
+    clients: Option<Serving>,
+    admission: Admission,
+}
+
+impl Running {
+    /// Runs a part until the peer stops.
+    fn watch(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let work = async move {
+            work.await;
+            anyhow::Ok(())
+        };
+        let supervised = supervised(name, self.health.clone(), self.stop.clone(), work);
+        self.tasks
+            .spawn(self.stop.clone().run_until_cancelled_owned(supervised));
+    }
+
+    /// Stops in order, within the deadline.
+    async fn stop(self) {
+        tracing::info!("stopping");
+        // Held until the end: probes shall read why.
+        let stopping = self.health.condition("stopping");
+        stopping.not_ready("the peer is stopping");
+        let deadline = self.deadline;
+        if tokio::time::timeout(deadline, self.stop_parts()).await.is_err() {
+            tracing::warn!("the deadline for stopping has passed; what was acknowledged is safe all the same");
+        }
+        drop(stopping);
+    }
+
+    /// Refuses new work, hands over the lead, lets open calls end, parks the workers, flushes, closes.
+    async fn stop_parts(self) {
+        let share = self.deadline / 4;
+        // First, so that no call that begins now loses its leader in the middle.
+        self.admission.stop_taking();
+        if !self.admission.calls_ended(share / 2).await {
+            tracing::info!("some calls are still open");
+        }
+        if self.consensus.leader().is_self
+            && let Err(error) = self.consensus.transfer_leadership(None, share).await
         {
             tracing::info!(%error, "the lead was not handed over");
         }
-        api_stop.cancel();
-        if tokio::time::timeout(deadline / 4, api).await.is_err() {
-            tracing::info!("calls that were still open are cut");
+        if !self.admission.streams_ended(share / 2).await {
+            tracing::info!("lists and bulk streams that are still open are cut");
         }
-        tasks.close();
+        self.admission.close();
+        if let Some(clients) = self.clients
+            && !clients.stop(share / 2).await
+        {
+            tracing::info!("connections of clients that are still open are cut");
+        }
+        self.tasks.close();
         // The loops end at once; nothing they do needs an end.
-        let _ = tokio::time::timeout(deadline / 4, tasks.wait()).await;
-        if let Err(error) = pins.worker.shutdown(deadline / 4).await {
+        let _ = tokio::time::timeout(share, self.tasks.wait()).await;
+        if let Err(error) = self.pins.worker.shutdown(share).await {
             tracing::warn!(%error, "the worker did not stop cleanly; its ledger is safe all the same");
         }
-        peer_stop.cancel();
-        consensus.shutdown(deadline / 4).await;
-        http.stop(Duration::from_millis(200)).await;
-    };
-    if tokio::time::timeout(deadline, stopping).await.is_err() {
-        tracing::warn!("the deadline for stopping has passed; what was acknowledged is safe all the same");
+        // Before Raft: its requests hold Raft, log and state, which are to be closed.
+        if !self.peers.stop(share / 2).await {
+            tracing::info!("connections of other peers that are still open are cut");
+        }
+        // So that nothing but Raft holds log and state when it closes them.
+        self.metrics.forget_hooks();
+        drop(self.pins);
+        self.consensus.shutdown(share).await;
+        self.http.stop(STOP_GRACE).await;
     }
-    let _ = std::fs::remove_file(dir.run_json());
-    Ok(())
 }
 
 async fn bind(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
@@ -223,11 +283,14 @@ async fn stand(
 ) -> anyhow::Result<(Standing, bool)> {
     if let Some(standing) = standing::read(cluster)? {
         let begins = standing.cluster_id.is_empty();
+        book.tell(standing.raft_id, standing::read_members(cluster)?);
+        // Left by a crash right after the peer was admitted; it is used up.
+        secret_file::remove(&dir.join_token()).context("the used join token can't be removed")?;
         return Ok((standing, begins));
     }
     if dir.join_token().exists() {
         let joined = join::join(&dir.join_token(), cluster, connector, introduce).await?;
-        book.tell(joined.members);
+        book.tell(joined.standing.raft_id, joined.members);
         return Ok((joined.standing, false));
     }
     if !dir.founds().exists() {
@@ -247,13 +310,22 @@ async fn stand(
     Ok((standing, true))
 }
 
+/// What this peer keeps on disk, and Raft over it.
+struct Stores {
+    consensus: Consensus,
+    state: Arc<StateStore>,
+    ledger: Arc<Ledger>,
+    /// Only for its sizes: the log belongs to Raft, which closes it.
+    log_engine: Weak<RocksLogEngine>,
+}
+
 async fn open_stores(
     cluster: &Path,
     config: &Config,
     standing: &Standing,
     own: PeerId,
     channels: Arc<Channels>,
-) -> anyhow::Result<(Consensus, Arc<StateStore>, Arc<Ledger>)> {
+) -> anyhow::Result<Stores> {
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     let storage = &config.storage;
     // Newest entries take a quarter, write buffers the rest.
@@ -267,7 +339,9 @@ async fn open_stores(
     };
     let engine =
         RocksLogEngine::open(&cluster.join("raft-log"), &log_options).context("the Raft log can't be opened")?;
-    let log = RaftLog::open(Arc::new(engine), &ring_options).context("the Raft log can't be opened")?;
+    let engine = Arc::new(engine);
+    let log_engine = Arc::downgrade(&engine);
+    let log = RaftLog::open(engine, &ring_options).context("the Raft log can't be opened")?;
     let state_options = StateOptions {
         block_cache_bytes: bytes(storage.block_cache),
         write_buffers_bytes: bytes(storage.state_memory),
@@ -290,18 +364,27 @@ async fn open_stores(
         ..ConsensusConfig::default()
     };
     let consensus = Consensus::open(standing.raft_id, own, raft, log, state.clone(), channels).await?;
-    Ok((consensus, state, Arc::new(ledger)))
+    Ok(Stores {
+        consensus,
+        state,
+        ledger: Arc::new(ledger),
+        log_engine,
+    })
 }
 
 fn build(
     config: &Config,
     own: PeerId,
     metrics: &Metrics,
-    consensus: &Consensus,
-    state: &Arc<StateStore>,
-    ledger: &Arc<Ledger>,
+    stores: &Stores,
     directory: &Arc<PeerDirectory>,
 ) -> Arc<Pins> {
+    let Stores {
+        consensus,
+        state,
+        ledger,
+        log_engine,
+    } = stores;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let shared = Arc::new(Shared::new(Arc::new(CountProposals(metrics.clone()))));
     let worker = Worker::start(
@@ -343,9 +426,8 @@ fn build(
         Arc::new(ConfiguredLimits(config.clone())),
         kubo_observer(metrics.clone()),
     );
-    let scraped = worker.clone();
-    let raft = consensus.clone();
-    metrics.on_scrape(move |metrics| scrape(metrics, &scraped, &raft));
+    let scraped = Scraped::new(worker.clone(), consensus.clone(), log_engine.clone(), state, ledger);
+    metrics.on_scrape(move |metrics| scraped.scrape(metrics));
     Arc::new(Pins::new(
         proposer,
         reads,
@@ -358,29 +440,6 @@ fn build(
         clock,
         Arc::new(nodes),
     ))
-}
-
-/// Fills in what is only worth knowing when somebody asks.
-fn scrape(metrics: &Metrics, worker: &Worker, consensus: &Consensus) {
-    for report in worker.reports() {
-        for status in node_core::Status::ALL {
-            let pins = match status {
-                node_core::Status::Pinning => report.pinning as u64,
-                status => report.counts.of(status),
-            };
-            metrics.set_queue(&report.name, status, pins);
-        }
-        metrics.set_oldest_queued(&report.name, report.oldest_queued_age.unwrap_or_default());
-        metrics.set_node_reachable(&report.name, report.reachable);
-    }
-    let raft = consensus.metrics();
-    let leads = consensus.leader().is_self;
-    metrics.set_raft(
-        raft.term,
-        leads,
-        raft.committed.unwrap_or_default(),
-        raft.applied.unwrap_or_default(),
-    );
 }
 
 /// Begins a cluster of this peer alone, and names it. Repeated after a crash in the middle until it has worked.
@@ -442,61 +501,6 @@ fn configured_nodes(config: &Config, own: PeerId) -> Vec<StorageNode> {
         auth_file: section.auth_file.display().to_string(),
     };
     config.nodes.iter().map(node).collect()
-}
-
-/// Ready means that an add would work now: there is a leader, a majority confirms it, and this peer keeps up.
-async fn watch_readiness(pins: Arc<Pins>, ready: Condition, health: Health) {
-    ready.not_ready("no majority has confirmed a leader yet");
-    loop {
-        match pins.reads.linearizable(Duration::from_secs(2)).await {
-            Ok(_) => ready.ready(),
-            Err(error) => ready.not_ready(error.to_string()),
-        }
-        if let Some(reason) = pins.consensus.metrics().fatal {
-            health.fail("consensus", reason);
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// Waits until the peer is ready, or is told to stop.
-async fn await_ready(health: &Health, stop: &CancellationToken) {
-    while !health.is_ready() && !stop.is_cancelled() {
-        let _ = tokio::time::timeout(Duration::from_millis(50), stop.cancelled()).await;
-    }
-}
-
-async fn serve_api(
-    listener: TcpListener,
-    pins: Arc<Pins>,
-    metrics: Metrics,
-    config: Config,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let bytes = usize::try_from(config.api.message_bytes_max).unwrap_or(usize::MAX);
-    let (reporter, health_service) = tonic_health::server::health_reporter();
-    reporter.set_serving::<PinsServer<PinsApi>>().await;
-    reporter.set_serving::<ClusterServer<ClusterApi>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(cluster_proto::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
-    Server::builder()
-        .max_concurrent_streams(config.api.streams_max)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .layer(GrpcMetricsLayer::new(metrics))
-        .add_service(health_service)
-        .add_service(reflection)
-        // Answers are bounded by their chunks; a page of 1,000 pins with the longest metadata exceeds what a message
-        // of a client may be.
-        .add_service(
-            PinsServer::new(PinsApi(pins.clone()))
-                .max_decoding_message_size(bytes)
-                .max_encoding_message_size(64 << 20),
-        )
-        .add_service(ClusterServer::new(ClusterApi(pins)).max_decoding_message_size(bytes))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled())
-        .await?;
-    Ok(())
 }
 
 fn write_run_file(

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use node_core::PeerId;
 use serde::{Deserialize, Serialize};
 
 /// What a peer is to its cluster. Written once.
@@ -41,6 +42,47 @@ pub fn read(cluster: &Path) -> anyhow::Result<Option<Standing>> {
 pub fn write(cluster: &Path, standing: &Standing) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(standing)?;
     replace_file(&file(cluster), text.as_bytes())
+}
+
+/// A member as it is kept until the state names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptMember {
+    peer: String,
+    addresses: Vec<String>,
+}
+
+fn members_file(cluster: &Path) -> PathBuf {
+    cluster.join("members.json")
+}
+
+/// The members that this peer was told when it joined; none when it began the cluster.
+pub fn read_members(cluster: &Path) -> anyhow::Result<Vec<(PeerId, Vec<String>)>> {
+    let path = members_file(cluster);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("{} can't be read", path.display())),
+    };
+    let damaged = || format!("{} is damaged", path.display());
+    let kept: Vec<KeptMember> = serde_json::from_str(&text).with_context(damaged)?;
+    kept.into_iter()
+        .map(|member| Ok((member.peer.parse().with_context(damaged)?, member.addresses)))
+        .collect()
+}
+
+/// Keeps the members that this peer was told. Before the standing: a peer that knows its number and nobody to listen to
+/// would refuse everybody for ever.
+pub fn write_members(cluster: &Path, members: &[(PeerId, Vec<String>)]) -> anyhow::Result<()> {
+    let kept: Vec<_> = members
+        .iter()
+        .map(|(peer, addresses)| KeptMember {
+            peer: peer.to_string(),
+            addresses: addresses.clone(),
+        })
+        .collect();
+    let text = serde_json::to_string_pretty(&kept)?;
+    replace_file(&members_file(cluster), text.as_bytes())
 }
 
 /// Replaces a file atomically: written beside it, synced, renamed, and the folder synced.
@@ -79,5 +121,17 @@ mod tests {
                 .to_string()
                 .contains("is damaged")
         );
+    }
+
+    #[test]
+    fn members_are_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(read_members(folder.path()).expect("none"), []);
+        let peer = cluster_security::Identity::generate().peer_id();
+        let members = vec![(peer, vec!["10.0.0.1:9096".to_owned()])];
+        write_members(folder.path(), &members).expect("written");
+        assert_eq!(read_members(folder.path()).expect("read"), members);
+        std::fs::write(members_file(folder.path()), "[{\"peer\":\"x\",\"addresses\":[]}]").expect("written");
+        assert!(read_members(folder.path()).is_err());
     }
 }

@@ -179,7 +179,7 @@ pub async fn scan_peer(
 ) {
     let silent = |message: String| Error::NoLeader(format!("peer {peer} does not answer: {message}"));
     let begin = async {
-        let mut link = directory.link(peer).await?;
+        let mut link = directory.scan_link(peer).await?;
         link.scan_entries(request)
             .await
             .map_err(|status| silent(status.message().to_owned()))

@@ -1,5 +1,6 @@
 //! Whether the cluster is well: a pure function from what is known to what an operator should do.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use node_core::pinset::Header;
@@ -109,6 +110,13 @@ pub fn problems(facts: &Facts<'_>) -> Vec<Problem> {
     for (node, heard) in facts.nodes {
         node_problems(node, heard.as_ref().map(|(heard, _)| heard), facts, &mut say);
     }
+    for (first, second, daemon) in shared_daemons(facts.nodes) {
+        let message = format!(
+            "it has the same IPFS daemon as the node {first}, {daemon}: pins on both are held once; give one of them \
+             another daemon, or take it out with `cluster-ctl node rm`"
+        );
+        say(Degraded, second, message);
+    }
     if facts.header.unplaced > 0 {
         let message = format!(
             "{} CIDs lack nodes; `cluster-ctl pin ls --unplaced` lists them, `cluster-ctl pin explain CID` tells why",
@@ -118,6 +126,24 @@ pub fn problems(facts: &Facts<'_>) -> Vec<Problem> {
     }
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     problems
+}
+
+/// Nodes whose daemons say that they are one. `node add` refuses that; a configuration, or a daemon that was moved, may
+/// still lead to it.
+fn shared_daemons(nodes: &[(StorageNode, Option<(HeardNode, Duration)>)]) -> Vec<(&str, &str, &str)> {
+    let mut first_of = BTreeMap::new();
+    let mut shared = Vec::new();
+    for (node, heard) in nodes {
+        let Some((heard, _)) = heard.as_ref().filter(|(heard, _)| !heard.ipfs_peer_id.is_empty()) else {
+            continue;
+        };
+        let daemon = heard.ipfs_peer_id.as_str();
+        let first = *first_of.entry(daemon).or_insert(node.name.as_str());
+        if first != node.name {
+            shared.push((first, node.name.as_str(), daemon));
+        }
+    }
+    shared
 }
 
 fn node_problems(
@@ -172,8 +198,6 @@ fn node_problems(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use node_core::{NodeId, NodeState, Peer, Timestamp};
 
     use super::*;
@@ -272,5 +296,36 @@ mod tests {
             "{}",
             found[1].message
         );
+    }
+
+    #[test]
+    fn two_nodes_with_one_daemon_are_a_problem() {
+        let heard = HeardNode {
+            reachable: true,
+            ipfs_peer_id: "12D3KooWdaemon".into(),
+            ..HeardNode::default()
+        };
+        let other = StorageNode {
+            id: NodeId(2),
+            name: "node-2".into(),
+            ..node()
+        };
+        let nodes = [
+            (node(), Some((heard.clone(), Duration::ZERO))),
+            (other, Some((heard, Duration::ZERO))),
+        ];
+        let peers = [peer("a", true), peer("b", true), peer("c", true)];
+        let found = problems(&Facts {
+            header: &Header::default(),
+            leader: Some(peer_id()),
+            asked_leader: true,
+            voters: 3,
+            peers: &peers,
+            nodes: &nodes,
+            fatal: None,
+        });
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].subject, "node-2");
+        assert!(found[0].message.contains("the node node-1"), "{}", found[0].message);
     }
 }

@@ -1,17 +1,22 @@
 //! What a peer does without being asked: keeps its views fresh, reports to the leader, and, as the leader, lets pins
 //! expire, settles placements and keeps enough voters.
 
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster_consensus::RaftPeer;
 use cluster_proto::peer::v1::ReportRequest;
+use futures::FutureExt;
 use node_core::command::{NewPeer, Op, OpResult, Request};
 use node_core::pinset::{self, EXPIRE_LIMIT_MAX, KvError};
-use node_core::{PeerId, StorageNode};
+use node_core::{Peer, PeerId, StorageNode};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Code;
 
+use super::members::CAUGHT_UP_ENTRIES;
 use super::report::{own_nodes, put_item};
 use super::settle::Settler;
 use super::{Error, Heard, Pins, WAIT_DEFAULT};
@@ -31,20 +36,29 @@ pub struct LoopSettings {
     pub voter_lost_after: Duration,
 }
 
-/// A learner this close to the leader's log has caught up.
-const CAUGHT_UP_ENTRIES: u64 = 1_000;
+/// Told when a loop ends that should run until the peer stops: which one, and why.
+pub type OnEnd = Arc<dyn Fn(&'static str, String) + Send + Sync>;
+
+/// How long a loop of the leader waits for a majority to confirm that it leads.
+const CONFIRM_WAIT: Duration = Duration::from_secs(2);
 
 /// Starts all loops; they end when `stop` is cancelled.
 pub struct Loops {
     pins: Arc<Pins>,
     settings: LoopSettings,
     stop: CancellationToken,
+    on_end: OnEnd,
 }
 
 impl Loops {
-    /// Starts them on the current runtime.
-    pub fn start(pins: Arc<Pins>, settings: LoopSettings, stop: CancellationToken, tasks: &TaskTracker) {
-        let loops = Arc::new(Self { pins, settings, stop });
+    /// Starts them on the current runtime. `on_end` hears of each that panics or ends by itself.
+    pub fn start(pins: Arc<Pins>, settings: LoopSettings, stop: CancellationToken, tasks: &TaskTracker, on_end: OnEnd) {
+        let loops = Arc::new(Self {
+            pins,
+            settings,
+            stop,
+            on_end,
+        });
         loops.spawn(tasks, "refresh", |this| async move { this.refresh().await });
         loops.spawn(tasks, "wake", |this| async move { this.wake().await });
         loops.spawn(tasks, "report", |this| async move { this.report().await });
@@ -66,11 +80,15 @@ impl Loops {
         name: &'static str,
         run: impl FnOnce(Arc<Self>) -> F,
     ) {
-        let (stop, work) = (self.stop.clone(), run(self.clone()));
+        let (stop, on_end, work) = (self.stop.clone(), self.on_end.clone(), run(self.clone()));
         tasks.spawn(async move {
-            if stop.run_until_cancelled(work).await.is_some() {
-                tracing::error!(task = name, "a task that should run until the end has ended");
-            }
+            let reason = match AssertUnwindSafe(stop.run_until_cancelled(work)).catch_unwind().await {
+                Ok(None) => return,
+                Ok(Some(())) => "it has ended".to_owned(),
+                Err(panic) => format!("it panicked: {}", super::panic_text(&*panic)),
+            };
+            tracing::error!(task = name, %reason, "a task that should run until the end has ended");
+            on_end(name, reason);
         });
     }
 
@@ -100,6 +118,7 @@ impl Loops {
         let mut ticks = tokio::time::interval(self.settings.report_interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut leader = self.pins.consensus.watch_leader();
+        let mut refused = None;
         loop {
             // A new leader hears of everybody at once, not after an interval.
             tokio::select! {
@@ -115,11 +134,13 @@ impl Loops {
                     nodes: own_nodes(&self.pins.worker),
                 };
                 self.pins.fleet.hear(self.pins.directory.own(), heard);
-                self.introduce(&self.settings.introduce.clone()).await;
+                if let Err(error) = self.pins.introduce(&self.settings.introduce).await {
+                    complain(&mut refused, self.pins.directory.own(), &error);
+                }
             } else if let Some(leader) = view.leader
                 && let Err(error) = self.report_to(leader.peer.peer_id).await
             {
-                tracing::debug!(peer = %leader.peer.peer_id, %error, "the leader did not take this peer's report");
+                complain(&mut refused, leader.peer.peer_id, &error);
             }
         }
     }
@@ -137,17 +158,11 @@ impl Loops {
             wire_version: cluster_proto::WIRE_VERSION,
         });
         call.set_timeout(self.settings.report_interval.max(Duration::from_secs(1)));
-        link.report(call)
-            .await
-            .map_err(|status| Error::NoLeader(status.message().to_owned()))?;
+        link.report(call).await.map_err(|status| match status.code() {
+            Code::InvalidArgument => Error::precondition(status.message()),
+            _ => Error::NoLeader(status.message().to_owned()),
+        })?;
         Ok(())
-    }
-
-    /// Records this peer's own name and addresses when they changed since it was admitted.
-    async fn introduce(&self, new: &NewPeer) {
-        if let Err(error) = self.pins.introduce(new).await {
-            tracing::debug!(%error, "this peer's addresses could not be recorded yet");
-        }
     }
 
     /// Records the storage nodes of the configuration, until it has worked once.
@@ -216,30 +231,37 @@ impl Loops {
 
     async fn keep_voters_once(&self) -> Result<(), String> {
         self.pins.fleet.lead(self.pins.consensus.leader().term);
+        self.remove_absent().await?;
         let consensus = &self.pins.consensus;
         let status = consensus.metrics();
+        let own = self.pins.directory.own();
+        let silent_for = |raft_id: &u64| match self.pins.directory.by_raft_id(*raft_id) {
+            Some(peer) if peer.id == own => Duration::ZERO,
+            Some(peer) => self.pins.fleet.silent_for(peer.id),
+            None => Duration::MAX,
+        };
+        let lost = status
+            .voters
+            .keys()
+            .copied()
+            .find(|raft_id| silent_for(raft_id) > self.settings.voter_lost_after);
+        if status.voters.len() > self.settings.voters_max {
+            // Its replacement votes already; who made it a voter did not get to this.
+            let Some(lost) = lost else { return Ok(()) };
+            return self.demote(lost).await;
+        }
         let ready = status.learners.keys().copied().find(|raft_id| {
-            let known = self.pins.directory.by_raft_id(*raft_id);
             let near = status
                 .followers
                 .get(raft_id)
-                .is_some_and(|follower| follower.lag <= CAUGHT_UP_ENTRIES);
-            near && known.is_some_and(|peer| self.pins.fleet.silent_for(peer.id) < super::fleet::SILENT_AFTER)
+                .is_some_and(|follower| follower.matched.is_some() && follower.lag <= CAUGHT_UP_ENTRIES);
+            near && silent_for(raft_id) < super::fleet::SILENT_AFTER
         });
         let Some(ready) = ready else { return Ok(()) };
         if status.voters.len() < self.settings.voters_max {
             tracing::info!(raft_id = ready, "a learner has caught up and becomes a voter");
             return consensus.promote(ready).await.map_err(|error| error.to_string());
         }
-        let own = self.pins.directory.own();
-        let lost = status
-            .voters
-            .keys()
-            .copied()
-            .find(|raft_id| match self.pins.directory.by_raft_id(*raft_id) {
-                Some(peer) => peer.id != own && self.pins.fleet.silent_for(peer.id) > self.settings.voter_lost_after,
-                None => true,
-            });
         let Some(lost) = lost else { return Ok(()) };
         tracing::warn!(
             lost,
@@ -247,7 +269,61 @@ impl Loops {
             "a voter was silent for too long; a learner takes its place"
         );
         consensus.promote(ready).await.map_err(|error| error.to_string())?;
-        consensus.demote(lost).await.map_err(|error| error.to_string())
+        self.demote(lost).await
+    }
+
+    async fn demote(&self, lost: u64) -> Result<(), String> {
+        tracing::warn!(lost, "a voter that was silent for too long votes no longer");
+        let demoted = self.pins.consensus.demote(lost).await;
+        demoted.map_err(|error| error.to_string())
+    }
+
+    /// Takes out of Raft who belongs to no peer: a wiped peer's old number, or a removed peer. Whoever began that may
+    /// not have come to its end, and until then the number counts for the majority and can never vote.
+    async fn remove_absent(&self) -> Result<(), String> {
+        let consensus = &self.pins.consensus;
+        let own = consensus.raft_id();
+        // In this order: a peer's admission is committed before Raft hears of its number, so a state that is newer than
+        // the membership names everybody in it.
+        let status = consensus.metrics();
+        let members = || status.voters.keys().chain(status.learners.keys());
+        let missing = |raft_id: &&u64| self.pins.directory.by_raft_id(**raft_id).is_none();
+        if members().find(missing).is_none() {
+            return Ok(());
+        }
+        let state = self.pins.reads.linearizable(CONFIRM_WAIT).await;
+        let state = state.map_err(|error| error.to_string())?;
+        let present: BTreeSet<u64> = pinset::peers(&*state)
+            .map_err(|error| error.to_string())?
+            .into_iter()
+            .filter(|peer| !peer.removed)
+            .map(|peer| peer.raft_id)
+            .collect();
+        // A cluster that has not been named yet knows no peers.
+        if !present.contains(&own) {
+            return Ok(());
+        }
+        for absent in members().filter(|raft_id| !present.contains(raft_id)) {
+            tracing::info!(
+                raft_id = absent,
+                "a number that is no peer's any more is taken out of Raft"
+            );
+            consensus.remove(*absent).await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// Says why the leader does not take this peer's report. What only somebody can change is said once: it comes again with
+/// every report until then.
+fn complain(said: &mut Option<String>, leader: PeerId, error: &Error) {
+    let text = error.to_string();
+    let for_somebody = matches!(error, Error::Invalid(_) | Error::Refused(_));
+    if for_somebody && said.as_ref() != Some(&text) {
+        tracing::warn!(peer = %leader, %error, "the leader does not take this peer's report");
+        *said = Some(text);
+    } else {
+        tracing::debug!(peer = %leader, %error, "the leader did not take this peer's report");
     }
 }
 
@@ -270,15 +346,38 @@ impl Pins {
         let Some(known) = self.directory.get(new.id).filter(|peer| !peer.removed) else {
             return Ok(());
         };
-        let same = known.name == new.name
-            && known.addresses == new.addresses
-            && known.api_address == new.api_address
-            && known.version == new.version;
-        if same {
-            return Ok(());
+        let same = |other: &NewPeer| {
+            known.name == other.name
+                && known.addresses == other.addresses
+                && known.api_address == other.api_address
+                && known.version == other.version
+        };
+        // Asked here and not only while applying, because a peer introduces itself with every report. A name that is
+        // taken must not keep others from reaching the peer at its new address.
+        let of_another = |other: &Peer| other.id != new.id && other.name == new.name;
+        let taken = (known.name != new.name)
+            .then(|| self.directory.present().into_iter().find(of_another))
+            .flatten();
+        let mut wanted = new.clone();
+        if taken.is_some() {
+            wanted.name.clone_from(&known.name);
         }
-        let op = Op::UpdatePeer { peer: new.clone() };
-        self.proposer.submit(Request { id: None, op }, WAIT_DEFAULT).await?;
+        if !same(&wanted) {
+            let op = Op::UpdatePeer { peer: wanted };
+            self.proposer.submit(Request { id: None, op }, WAIT_DEFAULT).await?;
+            self.set_raft_addresses(&known, new).await?;
+        }
+        match taken {
+            Some(other) => Err(Error::invalid(
+                "peer.name",
+                &new.name,
+                format!("it is the name of peer {}; give this peer another one", other.id),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    async fn set_raft_addresses(&self, known: &Peer, new: &NewPeer) -> Result<(), Error> {
         if known.addresses != new.addresses {
             let peer = RaftPeer {
                 peer_id: new.id,

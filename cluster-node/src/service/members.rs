@@ -22,6 +22,9 @@ pub use super::health::{Problem, Severity};
 /// How long a cluster status waits for the leader before it answers with what this peer knows.
 const STATUS_WAIT: Duration = Duration::from_millis(900);
 
+/// A learner this close to the leader's log has caught up: it replicates so many entries in a moment.
+pub(super) const CAUGHT_UP_ENTRIES: u64 = 1_000;
+
 /// What a peer is to Raft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerRole {
@@ -240,19 +243,7 @@ impl Pins {
 
     /// A peer asks to be admitted.
     pub async fn join(&self, id: PeerId, request: JoinRequest, wait: Duration) -> Result<JoinAnswer, Error> {
-        let spoken = request.wire_version;
-        if !(cluster_proto::WIRE_VERSION_OLDEST..=cluster_proto::WIRE_VERSION).contains(&spoken) {
-            let known = format!(
-                "{}..={}",
-                cluster_proto::WIRE_VERSION_OLDEST,
-                cluster_proto::WIRE_VERSION
-            );
-            return Err(Error::invalid(
-                "wire_version",
-                spoken.to_string(),
-                format!("this peer speaks {known}; update the older one"),
-            ));
-        }
+        check_wire_version(request.wire_version)?;
         let leader = self.consensus.leader();
         if !leader.is_self {
             let leader = leader.leader.ok_or_else(|| Error::NoLeader("none is elected".into()))?;
@@ -271,6 +262,7 @@ impl Pins {
         };
         let secret = TokenSecret::from_bytes(&request.token_secret);
         let token_hash = secret.map_err(|error| denied(error.to_string()))?.hash().to_vec();
+        self.check_admission(&token_hash, &request.attempt, &peer, wait).await?;
         let op = Op::AdmitPeer {
             token_hash,
             attempt: request.attempt.to_vec(),
@@ -306,6 +298,17 @@ impl Pins {
         })
     }
 
+    /// Asks the state what applying would say, so that a wrong token costs no log entry.
+    async fn check_admission(&self, hash: &[u8], attempt: &[u8], peer: &NewPeer, wait: Duration) -> Result<(), Error> {
+        let now = self.clock.now();
+        if pinset::check_admission(&*self.reads.stale(), now, hash, attempt, peer)?.is_ok() {
+            return Ok(());
+        }
+        // A leader that was just elected may not have applied yet that the token was made.
+        let state = self.reads.linearizable(wait).await?;
+        Ok(pinset::check_admission(&*state, now, hash, attempt, peer)??)
+    }
+
     async fn change<E: std::fmt::Display>(&self, change: impl Future<Output = Result<(), E>>) -> Result<(), Error> {
         change
             .await
@@ -322,13 +325,21 @@ impl Pins {
         if status.voters.contains_key(&peer.raft_id) {
             return Ok(());
         }
-        if !status.learners.contains_key(&peer.raft_id) {
-            return Err(Error::precondition(format!(
-                "peer {} has not caught up yet; try again in a moment",
-                peer.name
-            )));
-        }
-        self.change(self.consensus.promote(peer.raft_id)).await
+        // An entry needs a majority of the voters: one that lacks most of the log, or is not there, would hold up all of
+        // them until it has caught up.
+        let follower = status.followers.get(&peer.raft_id);
+        let lacks = match follower {
+            _ if self.fleet.silent_for(peer.id) > super::fleet::SILENT_AFTER => "does not answer".to_owned(),
+            Some(follower) if follower.matched.is_some() && follower.lag <= CAUGHT_UP_ENTRIES => {
+                return self.change(self.consensus.promote(peer.raft_id)).await;
+            }
+            Some(follower) if follower.matched.is_some() => format!("lacks {} log entries", follower.lag),
+            _ => "has not begun to replicate".to_owned(),
+        };
+        Err(Error::precondition(format!(
+            "peer {} {lacks}, so it can't vote yet; it may when it lacks {CAUGHT_UP_ENTRIES} entries at most: try again then",
+            peer.name
+        )))
     }
 
     /// Removes a peer for good.
@@ -433,20 +444,48 @@ impl Pins {
             api: node.api.clone(),
             auth_file: node.auth_file.clone(),
         };
-        if node.peer == self.directory.own() {
-            self.nodes.probe(&probe).await?;
+        let probed = if node.peer == self.directory.own() {
+            self.nodes.probe(&probe).await?
         } else {
             let mut link = self.directory.link(node.peer).await?;
             let mut call = tonic::Request::new(probe);
             call.set_timeout(wait);
-            if let Err(status) = link.probe_node(call).await {
-                return Err(match status.code() {
-                    tonic::Code::InvalidArgument => Error::invalid("api", &node.api, status.message()),
-                    _ => Error::precondition(format!("peer {}: {}", driver.name, status.message())),
-                });
-            }
-        }
+            let answer = link.probe_node(call).await;
+            let answer = answer.map_err(|status| match status.code() {
+                tonic::Code::InvalidArgument => Error::invalid("api", &node.api, status.message()),
+                _ => Error::precondition(format!("peer {}: {}", driver.name, status.message())),
+            });
+            answer?.into_inner()
+        };
+        self.check_daemon(&node, &probed.ipfs_peer_id).await?;
         self.put_node(node, wish.request_id, wait).await
+    }
+
+    /// One daemon behind two nodes would hold both replicas of a pin once, and an unpin at one node would take it from
+    /// the other.
+    async fn check_daemon(&self, node: &StorageNode, ipfs_peer_id: &str) -> Result<(), Error> {
+        if ipfs_peer_id.is_empty() {
+            return Ok(());
+        }
+        let leader = self.consensus.leader().leader.map(|leader| leader.peer.peer_id);
+        let (seen, _) = self.fleet_seen(leader).await;
+        let names = self.names();
+        let same = seen.values().flat_map(|seen| &seen.nodes).find_map(|said| {
+            let other = names.present().find(|other| other.id.0 == said.node)?;
+            (said.ipfs_peer_id == ipfs_peer_id && other.name != node.name).then_some(other)
+        });
+        match same {
+            Some(other) => Err(Error::invalid(
+                "api",
+                &node.api,
+                format!(
+                    "the IPFS daemon there, {ipfs_peer_id}, is that of the storage node {:?} already; name another \
+                     daemon, or take that node out first with `cluster-ctl node rm {}`",
+                    other.name, other.name
+                ),
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Records a storage node without asking it.
@@ -525,6 +564,16 @@ fn peer_view(peer: Peer, leader: Option<PeerId>, raft: &RaftStatus, seen: &BTree
 
 fn heard_node(item: &cluster_proto::peer::v1::NodeReportItem) -> HeardNode {
     super::report::read_item(item)
+}
+
+/// Checks that this version understands what another peer says.
+pub fn check_wire_version(spoken: u32) -> Result<(), Error> {
+    let (oldest, newest) = (cluster_proto::WIRE_VERSION_OLDEST, cluster_proto::WIRE_VERSION);
+    if (oldest..=newest).contains(&spoken) {
+        return Ok(());
+    }
+    let remedy = format!("this peer speaks {oldest}..={newest}; update the older one");
+    Err(Error::invalid("wire_version", spoken.to_string(), remedy))
 }
 
 /// A refusal by a rule of membership.

@@ -30,11 +30,11 @@ pub use error::Error;
 pub use fleet::{FleetView, Heard, HeardNode};
 pub use gather::{ENTRIES_CHUNK, Gather, put_entry};
 pub use list::{LIST_CHUNK, ListChunk, ListRequest, PinFilter};
-pub use loops::{LoopSettings, Loops};
-pub use members::{ClusterView, JoinAnswer, NodeWish, PeerRole, PeerView, Problem, Severity};
+pub use loops::{LoopSettings, Loops, OnEnd};
+pub use members::{ClusterView, JoinAnswer, NodeWish, PeerRole, PeerView, Problem, Severity, check_wire_version};
 pub use names::NodeNames;
 pub use nodes::{NodeFactory, NodeLimits, ObserverOf};
-pub use peers::{PeerDirectory, PeerLink};
+pub use peers::{LinkPurpose, Links, PeerDirectory, PeerLink};
 pub use pins::{Explanation, PinWish, Pins, RecoverFilter, UpdateWish};
 pub use proposer::{Answer, Proposer, ProposerLimits};
 pub use reads::{Reads, ServiceMetrics, Shared};
@@ -50,3 +50,10 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What a call waits when its client named no deadline.
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(20);
+
+/// What a panic said, as far as that is text.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no reason given")
+}

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use cluster_consensus::{ChannelProvider, Purpose};
 use cluster_proto::peer::v1::peers_client::PeersClient;
 use node_core::pinset::{self, KvError, KvRead};
 use node_core::{Peer, PeerId};
@@ -18,19 +17,36 @@ pub type PeerLink = PeersClient<Channel>;
 /// Largest answer taken from another peer: a chunk of 1,000 entries with the longest errors is below 2 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
+/// What a call to another peer is for. Each has a connection of its own, so that none waits behind another kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkPurpose {
+    /// Writes and read indexes, handed to the leader.
+    Forward,
+    /// Short questions.
+    Query,
+    /// Long answers that are read as slowly as a client likes.
+    Scan,
+}
+
+/// Gives out connections to other peers, and makes sure that the one at the other end is the one that is meant.
+pub trait Links: Send + Sync + 'static {
+    /// A channel to a peer, which connects when it is used. `addresses` are tried when nothing newer is known.
+    fn link(&self, peer: PeerId, addresses: &[String], purpose: LinkPurpose) -> Channel;
+}
+
 /// The members, kept beside the state because every connection asks.
 pub struct PeerDirectory {
     own: PeerId,
-    channels: Arc<dyn ChannelProvider>,
+    links: Arc<dyn Links>,
     members: ArcSwap<BTreeMap<PeerId, Peer>>,
 }
 
 impl PeerDirectory {
     /// An empty directory; [`Self::refresh`] fills it.
-    pub fn new(own: PeerId, channels: Arc<dyn ChannelProvider>) -> Self {
+    pub fn new(own: PeerId, links: Arc<dyn Links>) -> Self {
         Self {
             own,
-            channels,
+            links,
             members: ArcSwap::default(),
         }
     }
@@ -81,24 +97,31 @@ impl PeerDirectory {
             .collect()
     }
 
-    /// Connects to a member, or uses the connection there is.
+    /// A client for short questions to a member.
     pub async fn link(&self, id: PeerId) -> Result<PeerLink, Error> {
-        let addresses = match self.get(id) {
-            Some(peer) if !peer.removed => peer.addresses,
-            _ => return Err(Error::not_found(format!("{id} is not a peer of this cluster"))),
-        };
-        self.link_at(id, &addresses).await
+        self.member_link(id, LinkPurpose::Query)
     }
 
-    /// Connects to a peer whose addresses are known from elsewhere.
+    /// A client for long answers of a member.
+    pub async fn scan_link(&self, id: PeerId) -> Result<PeerLink, Error> {
+        self.member_link(id, LinkPurpose::Scan)
+    }
+
+    fn member_link(&self, id: PeerId, purpose: LinkPurpose) -> Result<PeerLink, Error> {
+        match self.get(id) {
+            Some(peer) if !peer.removed => Ok(self.client(id, &peer.addresses, purpose)),
+            _ => Err(Error::not_found(format!("{id} is not a peer of this cluster"))),
+        }
+    }
+
+    /// A client for what is handed to the leader, whose addresses are known from Raft.
     pub async fn link_at(&self, id: PeerId, addresses: &[String]) -> Result<PeerLink, Error> {
-        let channel = self
-            .channels
-            .channel(&id, addresses, Purpose::Forward)
-            .await
-            .map_err(|error| Error::NoLeader(format!("peer {id} does not answer: {error}")))?;
-        Ok(PeersClient::new(channel)
+        Ok(self.client(id, addresses, LinkPurpose::Forward))
+    }
+
+    fn client(&self, id: PeerId, addresses: &[String], purpose: LinkPurpose) -> PeerLink {
+        PeersClient::new(self.links.link(id, addresses, purpose))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 }

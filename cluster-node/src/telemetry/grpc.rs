@@ -1,19 +1,47 @@
 //! Counts gRPC requests: by method and by the status code, which comes with the last bytes of an answer.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body, Frame, SizeHint};
+use prost::Message;
 use tower::{Layer, Service};
 
 use super::Metrics;
 
 /// Not a method of ours: counted together, or anybody could make new time series.
 const UNKNOWN_METHOD: &str = "other";
-const UNIMPLEMENTED: &str = "UNIMPLEMENTED";
+
+/// Methods of services that are not of this project.
+const FOREIGN_METHODS: [&str; 3] = [
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
+
+/// All methods that get series of their own, from the descriptors that reflection answers with, too.
+static METHODS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let descriptors = prost_types::FileDescriptorSet::decode(cluster_proto::FILE_DESCRIPTOR_SET);
+    let mut methods: BTreeSet<String> = FOREIGN_METHODS.map(str::to_owned).into();
+    // They were written by this build; a test reads them.
+    for file in descriptors.unwrap_or_default().file {
+        for service in &file.service {
+            for method in &service.method {
+                methods.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+            }
+        }
+    }
+    methods
+});
+
+fn method_of(path: &str) -> &'static str {
+    METHODS.get(path).map_or(UNKNOWN_METHOD, String::as_str)
+}
 /// The caller went away before the answer was complete.
 const CANCELLED: &str = "CANCELLED";
 
@@ -86,7 +114,7 @@ pub struct Counted<B> {
 #[derive(Debug)]
 struct Record {
     metrics: Metrics,
-    method: String,
+    method: &'static str,
     begun: Instant,
     ended: bool,
 }
@@ -96,7 +124,7 @@ impl Record {
         metrics.grpc_begun();
         Self {
             metrics,
-            method: path.to_owned(),
+            method: method_of(path),
             begun: Instant::now(),
             ended: false,
         }
@@ -104,12 +132,7 @@ impl Record {
 
     fn end(&mut self, code: &'static str) {
         if !std::mem::replace(&mut self.ended, true) {
-            let method = if code == UNIMPLEMENTED {
-                UNKNOWN_METHOD
-            } else {
-                &self.method
-            };
-            self.metrics.grpc_ended(method, code, self.begun.elapsed());
+            self.metrics.grpc_ended(self.method, code, self.begun.elapsed());
         }
     }
 }
@@ -153,7 +176,7 @@ impl<B: Default> Default for Counted<B> {
     fn default() -> Self {
         let mut record = Record {
             metrics: Metrics::new("", ""),
-            method: String::new(),
+            method: UNKNOWN_METHOD,
             begun: Instant::now(),
             ended: false,
         };
@@ -180,7 +203,7 @@ fn code_in(headers: &HeaderMap) -> Option<&'static str> {
         "FAILED_PRECONDITION",
         "ABORTED",
         "OUT_OF_RANGE",
-        UNIMPLEMENTED,
+        "UNIMPLEMENTED",
         "INTERNAL",
         "UNAVAILABLE",
         "DATA_LOSS",
@@ -196,6 +219,20 @@ mod tests {
     use tonic_health::pb::health_client::HealthClient;
 
     use super::*;
+
+    #[test]
+    fn methods_are_those_of_the_descriptors() {
+        for path in [
+            "/pinfleet.v1.Pins/Pin",
+            "/pinfleet.v1.Pins/Watch",
+            "/pinfleet.v1.Cluster/Status",
+            "/grpc.health.v1.Health/Check",
+        ] {
+            assert_eq!(method_of(path), path);
+        }
+        assert_eq!(method_of("/pinfleet.v1.Pins/MadeUp"), UNKNOWN_METHOD);
+        assert_eq!(method_of(""), UNKNOWN_METHOD);
+    }
 
     async fn served(metrics: &Metrics) -> Channel {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -259,8 +296,11 @@ mod tests {
         grpc.unary(tonic::Request::new(HealthCheckRequest::default()), path, codec)
             .await
             .unwrap_err();
+        // A caller that goes away before the answer must not make a series either.
+        drop(Record::begin(metrics.clone(), "/made.up/Other"));
         let text = metrics.encode().unwrap();
         assert!(text.contains(r#"method="other",code="UNIMPLEMENTED"} 1"#), "{text}");
+        assert!(text.contains(r#"method="other",code="CANCELLED"} 1"#), "{text}");
         assert!(!text.contains("made.up"));
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::watch;
 
 /// What the peer says of itself. Cheap to clone.
 ///
@@ -13,13 +13,19 @@ use serde::Serialize;
 /// keeping: no part has failed for good.
 #[derive(Clone, Default)]
 pub struct Health {
-    state: Arc<Mutex<State>>,
+    state: Arc<watch::Sender<State>>,
 }
 
 #[derive(Default)]
 struct State {
     conditions: BTreeMap<&'static str, Option<String>>,
     failure: Option<Reason>,
+}
+
+impl State {
+    fn is_ready(&self) -> bool {
+        self.failure.is_none() && self.conditions.values().all(Option::is_none)
+    }
 }
 
 /// A condition that does not hold.
@@ -56,15 +62,17 @@ impl Health {
 
     /// A part has failed for good: only a restart helps. The first failure is kept.
     pub fn fail(&self, condition: &'static str, reason: impl Into<String>) {
-        self.state.lock().failure.get_or_insert(Reason {
-            condition,
-            reason: reason.into(),
+        self.state.send_modify(|state| {
+            state.failure.get_or_insert(Reason {
+                condition,
+                reason: reason.into(),
+            });
         });
     }
 
     /// Why an add would not work now; empty when it would.
     pub fn reasons(&self) -> Vec<Reason> {
-        let state = self.state.lock();
+        let state = self.state.borrow();
         let unmet = state.conditions.iter().filter_map(|(condition, reason)| {
             Some(Reason {
                 condition,
@@ -76,13 +84,19 @@ impl Health {
 
     /// Whether an add would work now.
     pub fn is_ready(&self) -> bool {
-        let state = self.state.lock();
-        state.failure.is_none() && state.conditions.values().all(Option::is_none)
+        self.state.borrow().is_ready()
+    }
+
+    /// Waits until an add would work, or would not.
+    pub async fn until_ready_is(&self, ready: bool) {
+        let mut state = self.state.subscribe();
+        // The sender is kept by this handle, so there is no error.
+        let _ = state.wait_for(|state| state.is_ready() == ready).await;
     }
 
     /// What failed for good.
     pub fn failure(&self) -> Option<Reason> {
-        self.state.lock().failure.clone()
+        self.state.borrow().failure.clone()
     }
 }
 
@@ -104,7 +118,10 @@ impl Condition {
     }
 
     fn set(&self, reason: Option<String>) {
-        self.health.state.lock().conditions.insert(self.name, reason);
+        self.health.state.send_if_modified(|state| {
+            let before = state.conditions.insert(self.name, reason.clone());
+            before.as_ref() != Some(&reason)
+        });
     }
 }
 
@@ -139,6 +156,22 @@ mod tests {
         leader.ready();
         drop(storage);
         assert_eq!(health.reasons()[0].reason, "stopped");
+    }
+
+    #[tokio::test]
+    async fn changes_can_be_awaited() {
+        let health = Health::new();
+        health.until_ready_is(true).await;
+        let leader = health.condition("leader");
+        health.until_ready_is(false).await;
+        let waiting = tokio::spawn({
+            let health = health.clone();
+            async move { health.until_ready_is(true).await }
+        });
+        leader.ready();
+        waiting.await.unwrap();
+        health.fail("raft", "disk full");
+        health.until_ready_is(false).await;
     }
 
     #[test]

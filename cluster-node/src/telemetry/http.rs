@@ -189,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn metrics_are_answered() {
         let (server, metrics, _) = start().await;
-        metrics.snapshot_built();
+        metrics.snapshots(0, 1);
         let (code, body) = get(server.address(), "/metrics").await;
         assert_eq!(code, 200);
         assert!(body.contains("pinfleet_raft_snapshots_built_total 1"));

@@ -201,6 +201,11 @@ impl Metrics {
         self.inner.hooks.lock().push(Box::new(hook));
     }
 
+    /// Asks nothing any more: what the hooks hold is to be closed.
+    pub fn forget_hooks(&self) {
+        self.inner.hooks.lock().clear();
+    }
+
     /// The OpenMetrics text.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         for hook in self.inner.hooks.lock().iter() {
@@ -293,7 +298,8 @@ impl Metrics {
         self.inner.raft_batch_operations.observe(operations as f64);
     }
 
-    /// An operation was proposed; `outcome` is `ok`, `refused`, `overloaded`, `not_leader` or `unknown`.
+    /// Operations came to an end; `outcome` is `committed`, `forwarded`, `not_leader`, `unknown`, `overloaded`, `refused`
+    /// or `failed`.
     pub fn raft_proposal(&self, outcome: &'static str, operations: u64) {
         self.inner
             .raft_proposals
@@ -314,14 +320,10 @@ impl Metrics {
         self.inner.raft_queue_bytes.set(clamp(bytes));
     }
 
-    /// The state was replaced by a snapshot of the leader.
-    pub fn snapshot_installed(&self) {
-        self.inner.snapshot_installs.inc();
-    }
-
-    /// A snapshot was taken.
-    pub fn snapshot_built(&self) {
-        self.inner.snapshots_built.inc();
+    /// So often was the state replaced by a snapshot of the leader, and so many were taken, since it was last told.
+    pub fn snapshots(&self, installed: u64, built: u64) {
+        self.inner.snapshot_installs.inc_by(installed);
+        self.inner.snapshots_built.inc_by(built);
     }
 
     /// Sizes of a database: `log`, `state` or `ledger`.
@@ -424,7 +426,8 @@ impl Inner {
         );
         r.register(
             "raft_proposals",
-            "Operations proposed, by outcome",
+            "Operations that came to an end, by outcome: committed, forwarded (to the leader), not_leader and unknown \
+             (tried again where that is safe), overloaded, refused, failed",
             self.raft_proposals.clone(),
         );
         r.register(
@@ -515,11 +518,10 @@ mod tests {
             .kubo_observer("kubo-1")
             .called(Operation::PinAdd, Ok(()), Duration::from_millis(20));
         metrics.raft_committed(Duration::from_millis(3), 10);
-        metrics.raft_proposal("ok", 10);
+        metrics.raft_proposal("committed", 10);
         metrics.set_raft(3, true, 12, 10);
         metrics.set_raft_queue_bytes(9);
-        metrics.snapshot_installed();
-        metrics.snapshot_built();
+        metrics.snapshots(1, 1);
         metrics.set_rocksdb(
             "state",
             RocksDbSizes {
@@ -543,7 +545,7 @@ mod tests {
             r#"pinfleet_kubo_call_seconds_count{node="kubo-1",operation="pin_add",outcome="ok"} 1"#,
             "pinfleet_raft_commit_seconds_count 1",
             "pinfleet_raft_batch_operations_sum 10.0",
-            r#"pinfleet_raft_proposals_total{outcome="ok"} 10"#,
+            r#"pinfleet_raft_proposals_total{outcome="committed"} 10"#,
             "pinfleet_raft_apply_lag_entries 2",
             "pinfleet_raft_applied_index 10",
             "pinfleet_raft_term 3",
@@ -585,7 +587,7 @@ mod tests {
     #[test]
     fn peers_in_one_process_do_not_share() {
         let (a, b) = (Metrics::new("a", "1"), Metrics::new("b", "1"));
-        a.snapshot_built();
+        a.snapshots(0, 1);
         has(&b.encode().unwrap(), "pinfleet_raft_snapshots_built_total 0");
     }
 }

@@ -155,6 +155,8 @@ pub struct LedgerStats {
     pub reader_bytes: u64,
     /// In tables on disk.
     pub disk_bytes: u64,
+    /// What compaction has yet to rewrite.
+    pub pending_compaction_bytes: u64,
 }
 
 struct Shared {
@@ -166,6 +168,8 @@ struct Shared {
     /// Held from taking the mark until the flush is through: a second caller that found the mark gone would else return
     /// while what it waits for is still on its way to the disk.
     syncing: Mutex<()>,
+    /// Why the last write failed; none when it did not.
+    fault: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -209,6 +213,7 @@ impl Ledger {
             floors: floors::Floors::default(),
             unsynced: AtomicBool::new(false),
             syncing: Mutex::default(),
+            fault: Mutex::default(),
         });
         shared.load()?;
         let (commands, thread) = writer::spawn(Arc::clone(&shared))?;
@@ -449,7 +454,18 @@ impl Ledger {
             cache_bytes: self.shared.cache.get_usage() as u64,
             reader_bytes: sum("rocksdb.estimate-table-readers-mem"),
             disk_bytes: sum("rocksdb.total-sst-files-size"),
+            pending_compaction_bytes: sum("rocksdb.estimate-pending-compaction-bytes"),
         }
+    }
+
+    /// Why the ledger takes no changes now: the last write failed, or its writer has ended. None when it takes them.
+    pub fn fault(&self) -> Option<String> {
+        let fault = self.shared.fault.lock().clone();
+        fault.or_else(|| {
+            let open = self.commands.lock().is_some();
+            let ended = self.writer.lock().as_ref().is_some_and(|writer| writer.is_finished());
+            (open && ended).then(|| "the thread that writes the ledger has ended".to_owned())
+        })
     }
 
     fn commands(&self) -> Result<mpsc::Sender<writer::Command>, Error> {

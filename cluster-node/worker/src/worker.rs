@@ -34,6 +34,8 @@ pub(crate) struct Inner {
     /// Fires when the nodes were told for the first time.
     pub nodes_known: CancellationToken,
     pub cancel: CancellationToken,
+    /// Fires when what is wanted is brought into the ledger no more.
+    drained: CancellationToken,
     nodes: RwLock<HashMap<NodeId, Driven>>,
     /// What still runs at nodes that were let go: they may be taken up again before it has ended.
     leaving: Mutex<HashMap<NodeId, TaskTracker>>,
@@ -100,13 +102,21 @@ impl Worker {
             wake: Notify::new(),
             nodes_known: CancellationToken::new(),
             cancel: CancellationToken::new(),
+            drained: CancellationToken::new(),
             nodes: RwLock::default(),
             leaving: Mutex::default(),
             tasks: TaskTracker::new(),
             runtime,
             seed,
         });
-        inner.tasks.spawn_on(drain::run(Arc::clone(&inner)), &inner.runtime);
+        // Also when it panics.
+        let ended = inner.drained.clone().drop_guard();
+        let drain = drain::run(Arc::clone(&inner));
+        let drain = async move {
+            let _ended = ended;
+            drain.await;
+        };
+        inner.tasks.spawn_on(drain, &inner.runtime);
         inner
             .tasks
             .spawn_on(sync_now_and_then(Arc::clone(&inner)), &inner.runtime);
@@ -353,6 +363,11 @@ impl Worker {
             pinning: context.live.count(Kind::Pin),
             probed_at: health.probed_at,
         }
+    }
+
+    /// Returns when what is wanted is brought into the ledger no more: the worker was stopped, or that task failed.
+    pub async fn ended(&self) {
+        self.0.drained.cancelled().await;
     }
 
     /// Stops: nothing new begins, what runs is cut off and stays queued, and the ledger is synced. Returns when all is

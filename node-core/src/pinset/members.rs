@@ -4,9 +4,9 @@ use super::apply::{Applier, Stop, refuse};
 use super::codec;
 use super::read::{node, nodes, peer, peers};
 use super::records::{Settings, Token};
-use super::view::{KvError, Table};
-use crate::command::{NewPeer, Op, OpResult, RefusalKind};
-use crate::{NodeId, NodeState, Peer, PeerId, StorageNode, check_name};
+use super::view::{KvError, KvRead, Table};
+use crate::command::{NewPeer, Op, OpResult, Refusal, RefusalKind};
+use crate::{NodeId, NodeState, Peer, PeerId, StorageNode, Timestamp, check_name};
 
 /// Most storage nodes in one cluster, gone ones not counted. Every list of nodes is held in memory.
 pub const NODES_MAX: usize = 10_000;
@@ -16,6 +16,19 @@ pub const PEERS_MAX: usize = 1_000;
 
 /// Most unexpired join tokens.
 pub const TOKENS_MAX: usize = 1_000;
+
+/// Bounds of what peers and nodes say about themselves. Every peer holds all of it in memory, and a new peer says it
+/// before anybody has reason to trust it. An address is a host name of 253 bytes, a colon and a port.
+const ADDRESSES_MAX: usize = 16;
+const ADDRESS_BYTES_MAX: usize = 259;
+const VERSION_BYTES_MAX: usize = 64;
+const ATTEMPT_BYTES_MAX: usize = 64;
+const API_BYTES_MAX: usize = 1_024;
+const FILE_BYTES_MAX: usize = 4_096;
+const KIND_BYTES_MAX: usize = 32;
+const TAGS_MAX: usize = 32;
+const TAG_NAME_BYTES_MAX: usize = 64;
+const TAG_VALUE_BYTES_MAX: usize = 256;
 
 pub(super) fn apply(applier: &mut Applier<'_>, op: &Op) -> Result<OpResult, Stop> {
     match op {
@@ -46,8 +59,8 @@ pub(super) fn apply(applier: &mut Applier<'_>, op: &Op) -> Result<OpResult, Stop
 }
 
 fn put_node(applier: &mut Applier<'_>, wanted: &StorageNode) -> Result<OpResult, Stop> {
-    if let Err(error) = check_name("node name", &wanted.name) {
-        return refuse(RefusalKind::Invalid, error.to_string());
+    if let Err(invalid) = check_node(wanted) {
+        return refuse(RefusalKind::Invalid, invalid);
     }
     if !(wanted.weight.is_finite() && wanted.weight > 0.0) {
         return refuse(
@@ -134,6 +147,9 @@ fn init_cluster(
         );
     }
     check_settings(settings)?;
+    if let Err(invalid) = check_new_peer(peer) {
+        return refuse(RefusalKind::Invalid, invalid);
+    }
     applier.header.cluster_id = cluster_id.to_owned();
     applier.header.settings = settings.clone();
     put_peer(
@@ -153,7 +169,7 @@ fn init_cluster(
 /// after the one that begins the log has index 2 or more, so none gets this one.
 pub const FIRST_RAFT_ID: u64 = 1;
 
-fn create_token(applier: &mut Applier<'_>, hash: &[u8], expires: crate::Timestamp) -> Result<OpResult, Stop> {
+fn create_token(applier: &mut Applier<'_>, hash: &[u8], expires: Timestamp) -> Result<OpResult, Stop> {
     if hash.len() != 32 {
         return refuse(RefusalKind::Invalid, "a token's hash has 32 bytes");
     }
@@ -188,54 +204,18 @@ fn create_token(applier: &mut Applier<'_>, hash: &[u8], expires: crate::Timestam
 }
 
 fn admit_peer(applier: &mut Applier<'_>, token_hash: &[u8], attempt: &[u8], new: &NewPeer) -> Result<OpResult, Stop> {
-    const DENIED: RefusalKind = RefusalKind::Denied;
-    let Some(row) = applier.kv.get(Table::Tokens, token_hash)? else {
-        return refuse(
-            DENIED,
-            "the join token is unknown or expired; make a new one with `cluster-ctl peer join-token`",
-        );
-    };
-    let token = codec::decode_token(&row)?;
-    let old = peer(applier.kv, new.id)?;
-    if let Some(used_by) = token.used_by {
-        // The answer to this very attempt was lost: give it again.
-        if let Some(old) = old
-            && used_by == new.id
-            && token.attempt == attempt
-            && !old.removed
-        {
+    let (token, old) = match admission(applier.kv, applier.time, token_hash, attempt, new)? {
+        Ok(Admission::Repeated(old)) => {
             return Ok(OpResult::Admitted {
                 raft_id: old.raft_id,
                 replaces: None,
             });
         }
-        return refuse(
-            DENIED,
-            "the join token was used before; make a new one with `cluster-ctl peer join-token`",
-        );
-    }
-    if token.expires <= applier.time {
-        return refuse(
-            DENIED,
-            "the join token has expired; make a new one with `cluster-ctl peer join-token`",
-        );
-    }
-    if old.as_ref().is_some_and(|old| old.removed) {
-        let message = format!(
-            "peer {} was removed for good; let it join under a new identity (`cluster-node init`)",
-            new.id
-        );
-        return refuse(DENIED, message);
-    }
+        Ok(Admission::New { token, old }) => (token, old),
+        Err(refusal) => return Err(Stop::Refused(refusal)),
+    };
     if applier.admitted {
         return refuse(RefusalKind::Conflict, "another peer was admitted by the same log entry");
-    }
-    let present = peers(applier.kv)?.into_iter().filter(|peer| !peer.removed).count();
-    if old.is_none() && present >= PEERS_MAX {
-        return refuse(
-            RefusalKind::Precondition,
-            format!("there are {PEERS_MAX} peers, the most there can be"),
-        );
     }
     applier.admitted = true;
     let used = Token {
@@ -260,8 +240,87 @@ fn admit_peer(applier: &mut Applier<'_>, token_hash: &[u8], attempt: &[u8], new:
     })
 }
 
+enum Admission {
+    /// The answer to this very attempt was lost: it is given again.
+    Repeated(Peer),
+    /// The token is good, and the peer may come in; `old` is what it was before it lost its disk.
+    New { token: Token, old: Option<Peer> },
+}
+
+/// Whether a peer may be admitted at `time`, by the state as it is. Applying asks the same again; a leader that asks
+/// before it proposes spends no log entry on a wrong token.
+pub fn check_admission(
+    kv: &dyn KvRead,
+    time: Timestamp,
+    token_hash: &[u8],
+    attempt: &[u8],
+    new: &NewPeer,
+) -> Result<Result<(), Refusal>, KvError> {
+    Ok(admission(kv, time, token_hash, attempt, new)?.map(drop))
+}
+
+fn admission(
+    kv: &dyn KvRead,
+    time: Timestamp,
+    token_hash: &[u8],
+    attempt: &[u8],
+    new: &NewPeer,
+) -> Result<Result<Admission, Refusal>, KvError> {
+    let denied = |message: String| Ok(Err(Refusal::new(RefusalKind::Denied, message)));
+    // Held with the token until that expires.
+    if attempt.is_empty() || attempt.len() > ATTEMPT_BYTES_MAX {
+        let message = format!("attempt of {} bytes: 1 to {ATTEMPT_BYTES_MAX} are taken", attempt.len());
+        return Ok(Err(Refusal::new(RefusalKind::Invalid, message)));
+    }
+    let Some(row) = kv.get(Table::Tokens, token_hash)? else {
+        return denied(
+            "the join token is unknown or expired; make a new one with `cluster-ctl peer join-token`".to_owned(),
+        );
+    };
+    let token = codec::decode_token(&row)?;
+    let old = peer(kv, new.id)?;
+    if let Some(used_by) = token.used_by {
+        return match old {
+            Some(old) if used_by == new.id && token.attempt == attempt && !old.removed => {
+                Ok(Ok(Admission::Repeated(old)))
+            }
+            _ => denied("the join token was used before; make a new one with `cluster-ctl peer join-token`".to_owned()),
+        };
+    }
+    if token.expires <= time {
+        return denied("the join token has expired; make a new one with `cluster-ctl peer join-token`".to_owned());
+    }
+    if old.as_ref().is_some_and(|old| old.removed) {
+        return denied(format!(
+            "peer {} was removed for good; let it join under a new identity (`cluster-node init`)",
+            new.id
+        ));
+    }
+    // Only now, so that who has no token learns nothing of the members.
+    if let Err(invalid) = check_new_peer(new) {
+        return Ok(Err(Refusal::new(RefusalKind::Invalid, invalid)));
+    }
+    let peers = peers(kv)?;
+    if let Some(taken) = name_taken(&peers, new) {
+        return Ok(Err(taken));
+    }
+    if old.is_none() && peers.iter().filter(|peer| !peer.removed).count() >= PEERS_MAX {
+        let message = format!("there are {PEERS_MAX} peers, the most there can be");
+        return Ok(Err(Refusal::new(RefusalKind::Precondition, message)));
+    }
+    Ok(Ok(Admission::New { token, old }))
+}
+
 fn update_peer(applier: &mut Applier<'_>, new: &NewPeer) -> Result<OpResult, Stop> {
     let old = present_peer(applier, new.id)?;
+    if let Err(invalid) = check_new_peer(new) {
+        return refuse(RefusalKind::Invalid, invalid);
+    }
+    if old.name != new.name
+        && let Some(taken) = name_taken(&peers(applier.kv)?, new)
+    {
+        return Err(Stop::Refused(taken));
+    }
     let updated = Peer {
         joined: old.joined,
         ..as_peer(new, old.raft_id)
@@ -310,6 +369,66 @@ fn check_settings(settings: &Settings) -> Result<(), Stop> {
     Ok(())
 }
 
+/// A peer's name belongs to one peer: tables and messages name peers by it.
+fn name_taken(peers: &[Peer], new: &NewPeer) -> Option<Refusal> {
+    let other = peers
+        .iter()
+        .find(|peer| !peer.removed && peer.id != new.id && peer.name == new.name)?;
+    let message = format!(
+        "peer name {:?} is that of peer {}; give this one another (`peer.name`, or `cluster-node init --name`)",
+        new.name, other.id
+    );
+    Some(Refusal::new(RefusalKind::AlreadyExists, message))
+}
+
+/// Checks how a peer introduces itself. An error says what is wrong and what is allowed.
+fn check_new_peer(new: &NewPeer) -> Result<(), String> {
+    check_name("peer name", &new.name).map_err(|error| error.to_string())?;
+    if new.addresses.len() > ADDRESSES_MAX {
+        return Err(format!(
+            "addresses: {} of them, at most {ADDRESSES_MAX} are taken",
+            new.addresses.len()
+        ));
+    }
+    for address in &new.addresses {
+        check_text("addresses", address, ADDRESS_BYTES_MAX)?;
+    }
+    check_text("api_address", &new.api_address, ADDRESS_BYTES_MAX)?;
+    check_text("version", &new.version, VERSION_BYTES_MAX)
+}
+
+fn check_node(node: &StorageNode) -> Result<(), String> {
+    check_name("node name", &node.name).map_err(|error| error.to_string())?;
+    check_text("kind", &node.kind, KIND_BYTES_MAX)?;
+    check_text("api", &node.api, API_BYTES_MAX)?;
+    check_text("auth_file", &node.auth_file, FILE_BYTES_MAX)?;
+    if node.tags.len() > TAGS_MAX {
+        return Err(format!(
+            "tags: {} of them, at most {TAGS_MAX} are taken",
+            node.tags.len()
+        ));
+    }
+    for (name, value) in &node.tags {
+        if name.is_empty() {
+            return Err("tags: a tag has no name; give it 1 to 64 bytes".to_owned());
+        }
+        check_text("tags", name, TAG_NAME_BYTES_MAX)?;
+        check_text("tags", value, TAG_VALUE_BYTES_MAX)?;
+    }
+    Ok(())
+}
+
+fn check_text(field: &str, text: &str, bytes_max: usize) -> Result<(), String> {
+    if text.len() <= bytes_max {
+        return Ok(());
+    }
+    let begin: String = text.chars().take(32).collect();
+    Err(format!(
+        "{field} {begin:?}…: it has {} bytes, at most {bytes_max} are taken",
+        text.len()
+    ))
+}
+
 fn present_peer(applier: &Applier<'_>, id: PeerId) -> Result<Peer, Stop> {
     match peer(applier.kv, id)? {
         Some(peer) if !peer.removed => Ok(peer),
@@ -326,7 +445,7 @@ fn as_peer(new: &NewPeer, raft_id: u64) -> Peer {
         addresses: new.addresses.clone(),
         api_address: new.api_address.clone(),
         version: new.version.clone(),
-        joined: crate::Timestamp::ZERO,
+        joined: Timestamp::ZERO,
         removed: false,
     }
 }

@@ -22,7 +22,7 @@ pub use codec::{decode_change, decode_node, decode_peer, decode_pin, decode_plac
 pub use command_codec::{decode_requests, decode_results, encode_requests, encode_results};
 pub use demand::{Demand, PINS_PER_CID_MAX, Step, demand};
 pub use invariants::check_invariants;
-pub use members::{FIRST_RAFT_ID, NODES_MAX, PEERS_MAX, TOKENS_MAX};
+pub use members::{FIRST_RAFT_ID, NODES_MAX, PEERS_MAX, TOKENS_MAX, check_admission};
 pub use memory::MemoryKv;
 pub use read::{
     changes_after, find_node, header, next_expiry, node, nodes, nodes_of_peer, peer, peers, pin, pins_of, placement,

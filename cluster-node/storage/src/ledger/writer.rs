@@ -259,7 +259,9 @@ impl Shared {
     }
 
     pub(super) fn write(&self, batch: WriteBatch) -> Result<(), Error> {
-        self.db.write_opt(batch, &WriteOptions::default())?;
+        let written = self.db.write_opt(batch, &WriteOptions::default());
+        *self.fault.lock() = written.as_ref().err().map(ToString::to_string);
+        written?;
         // After the write: a sync that begins between the two covers it, and one more sync does no harm.
         self.unsynced.store(true, std::sync::atomic::Ordering::Release);
         Ok(())

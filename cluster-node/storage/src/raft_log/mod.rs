@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use engine::{LogEngine, LogHead, LogOp};
 pub use memory::MemoryLogEngine;
-pub use rocks::{LogOptions, RocksLogEngine};
+pub use rocks::{LogOptions, LogStats, RocksLogEngine};
 
 use ring::Ring;
 

@@ -47,6 +47,19 @@ impl Default for LogOptions {
     }
 }
 
+/// Sizes, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Writes in memory.
+    pub memtable_bytes: u64,
+    /// Blocks in memory.
+    pub cache_bytes: u64,
+    /// Files in use.
+    pub sst_bytes: u64,
+    /// What compaction has yet to rewrite.
+    pub pending_compaction_bytes: u64,
+}
+
 /// The log on disk.
 pub struct RocksLogEngine {
     rocks: DBWithThreadMode<SingleThreaded>,
@@ -111,6 +124,23 @@ impl RocksLogEngine {
     fn purged(&self) -> Result<Option<(u64, Bytes)>, rocksdb::Error> {
         let row = self.rocks.get_cf(self.meta(), PURGED)?.map(Bytes::from);
         Ok(row.and_then(|row| Some((number(&row)?, row.slice(8..)))))
+    }
+
+    /// How large it is now. Answers from memory.
+    pub fn stats(&self) -> LogStats {
+        let of = |property: &str| {
+            self.rocks
+                .property_int_value(property)
+                .ok()
+                .flatten()
+                .unwrap_or_default()
+        };
+        LogStats {
+            memtable_bytes: of("rocksdb.cur-size-all-mem-tables"),
+            cache_bytes: of("rocksdb.block-cache-usage"),
+            sst_bytes: of("rocksdb.total-sst-files-size"),
+            pending_compaction_bytes: of("rocksdb.estimate-pending-compaction-bytes"),
+        }
     }
 
     fn purge(&self, upto: u64, marker: &Bytes, before: WriteBatch) -> Result<(), rocksdb::Error> {

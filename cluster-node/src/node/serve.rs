@@ -1,0 +1,165 @@
+//! The servers: for clients, and for other peers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster_consensus::Consensus;
+use cluster_proto::peer::v1::peers_server::PeersServer;
+use cluster_proto::v1::cluster_server::ClusterServer;
+use cluster_proto::v1::pins_server::PinsServer;
+use cluster_security::{AcceptorOptions, MemberGuardLayer, PeerAcceptor, PeerTls};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::admission::Admission;
+use super::channels::AddressBook;
+use super::supervise::supervised;
+use super::vouching::Vouching;
+use crate::api::{ClusterApi, PeerApi, PinsApi};
+use crate::config::Config;
+use crate::service::Pins;
+use crate::telemetry::{GrpcMetricsLayer, Health, Metrics};
+
+/// The method that a peer may call before it is a member.
+const JOIN_PATH: &str = "/pinfleet.peer.v1.Peers/Join";
+
+/// The methods on which a peer that this one does not know may be its leader.
+const RAFT_PATHS: &str = "/pinfleet.peer.v1.Raft/";
+
+/// Largest message between peers: a chunk of a snapshot or of a ledger is far below it.
+const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Requests open on one connection of another peer. It has a connection for each purpose and batches what it asks: a
+/// few dozen are in use, a scan for each list of its clients included.
+const PEER_STREAMS_MAX: u32 = 256;
+
+/// A server that runs.
+pub struct Serving {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Takes no more connections, and waits so long until those that are open have ended.
+    pub async fn stop(self, limit: Duration) -> bool {
+        self.stop.cancel();
+        tokio::time::timeout(limit, self.task).await.is_ok()
+    }
+}
+
+/// Serves other peers. Beside Raft, on its runtime, so that no client and no daemon can delay a heartbeat.
+pub fn serve_peers(
+    listener: std::net::TcpListener,
+    tls: PeerTls,
+    book: Arc<AddressBook>,
+    vouching: Vouching,
+    consensus: &Consensus,
+    pins: Arc<Pins>,
+    health: &Health,
+) -> Serving {
+    let members = Arc::new(move |peer: &node_core::PeerId| book.membership(peer));
+    let guard = MemberGuardLayer::new(members.clone(), [JOIN_PATH]).vouched(Arc::new(vouching), RAFT_PATHS);
+    let peer_service = PeersServer::new(PeerApi::new(pins, Handle::current()))
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+    let raft_service = consensus.raft_service();
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let served = async move {
+        let listener = TcpListener::from_std(listener)?;
+        let acceptor = PeerAcceptor::new(listener, &tls, members, AcceptorOptions::default())?;
+        let server = Server::builder()
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20)
+            .max_concurrent_streams(PEER_STREAMS_MAX)
+            .layer(guard)
+            .add_service(raft_service)
+            .add_service(peer_service);
+        server
+            .serve_with_incoming_shutdown(acceptor, stopped.cancelled())
+            .await?;
+        Ok(())
+    };
+    let task = supervised("peer server", health.clone(), stop.clone(), served);
+    Serving {
+        stop,
+        task: consensus.runtime().spawn(task),
+    }
+}
+
+/// Serves clients.
+pub fn serve_clients(
+    listener: TcpListener,
+    pins: Arc<Pins>,
+    metrics: Metrics,
+    config: &Config,
+    admission: Admission,
+    health: &Health,
+) -> anyhow::Result<Serving> {
+    let bytes = usize::try_from(config.api.message_bytes_max).unwrap_or(usize::MAX);
+    let streams_max = config.api.streams_max;
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(cluster_proto::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let followed = health.clone();
+    let served = async move {
+        let server = Server::builder()
+            .max_concurrent_streams(streams_max)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .layer(GrpcMetricsLayer::new(metrics))
+            .layer(admission)
+            .add_service(health_service)
+            .add_service(reflection)
+            // Answers are bounded by their chunks; a page of 1,000 pins with the longest metadata exceeds what a message
+            // of a client may be.
+            .add_service(
+                PinsServer::new(PinsApi(pins.clone()))
+                    .max_decoding_message_size(bytes)
+                    .max_encoding_message_size(64 << 20),
+            )
+            .add_service(ClusterServer::new(ClusterApi(pins)).max_decoding_message_size(bytes))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped.cancelled());
+        tokio::select! {
+            served = server => served?,
+            () = tell_health(reporter, followed) => {}
+        }
+        Ok(())
+    };
+    let task = supervised("api server", health.clone(), stop.clone(), served);
+    Ok(Serving {
+        stop,
+        task: tokio::spawn(task),
+    })
+}
+
+/// Answers of the gRPC health service follow what `/readyz` says. Never ends.
+async fn tell_health(reporter: HealthReporter, health: Health) {
+    let services = [
+        "",
+        <PinsServer<PinsApi> as NamedService>::NAME,
+        <ClusterServer<ClusterApi> as NamedService>::NAME,
+    ];
+    let mut ready = false;
+    loop {
+        let status = if ready {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in services {
+            reporter.set_service_status(service, status).await;
+        }
+        ready = !ready;
+        health.until_ready_is(ready).await;
+    }
+}
