@@ -106,6 +106,10 @@ impl Pins {
         let raft = self.consensus.metrics();
         let leader = self.consensus.leader().leader.map(|leader| leader.peer.peer_id);
         let (seen, asked_leader) = self.fleet_seen(leader).await;
+        // A peer that hears nobody goes on naming the last leader, since it can't have another one elected. What counts
+        // is whether a majority still confirms one.
+        let confirmed = asked_leader || self.reads.linearizable(STATUS_WAIT).await.is_ok();
+        let leader = leader.filter(|_| confirmed);
         let peers: Vec<_> = self
             .directory
             .present()
@@ -355,31 +359,8 @@ impl Pins {
         }
         let status = self.consensus.metrics();
         if status.voters.contains_key(&peer.raft_id) {
-            let heard = self.fleet.snapshot();
-            let own = self.directory.own();
-            let lives = |raft_id: &u64| {
-                self.directory.by_raft_id(*raft_id).is_some_and(|voter| {
-                    voter.id == own || heard.get(&voter.id).is_some_and(|(_, reachable)| *reachable)
-                })
-            };
-            let rest: Vec<u64> = status
-                .voters
-                .keys()
-                .copied()
-                .filter(|voter| *voter != peer.raft_id)
-                .collect();
-            let alive = rest.iter().filter(|voter| lives(voter)).count();
-            if rest.is_empty() {
-                return Err(Error::precondition(
-                    "it is the only voter; a cluster of one can't remove itself",
-                ));
-            }
-            if alive < rest.len() / 2 + 1 {
-                return Err(Error::precondition(format!(
-                    "of the other {} voters only {alive} are reachable, which is no majority; bring them back first",
-                    rest.len()
-                )));
-            }
+            let others = status.voters.keys().copied().filter(|voter| *voter != peer.raft_id);
+            self.check_majority(&others.collect::<Vec<_>>(), wait).await?;
         }
         self.change(self.consensus.remove(peer.raft_id)).await?;
         self.proposer
@@ -393,6 +374,36 @@ impl Pins {
             .await?;
         tracing::info!(peer = %id, name = %peer.name, "a peer was removed for good");
         Ok(())
+    }
+
+    /// Whether these voters can go on by themselves. A leader that has just taken over, as when its predecessor is what
+    /// is removed, has heard of nobody yet: it waits for the first reports before it calls anybody silent.
+    async fn check_majority(&self, voters: &[u64], wait: Duration) -> Result<(), Error> {
+        if voters.is_empty() {
+            return Err(Error::precondition(
+                "it is the only voter; a cluster of one can't remove itself",
+            ));
+        }
+        let own = self.directory.own();
+        let peers: Vec<_> = voters.iter().map(|voter| self.directory.by_raft_id(*voter)).collect();
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            let heard = self.fleet.snapshot();
+            let lives = |peer: &Peer| peer.id == own || heard.get(&peer.id).is_some_and(|(_, reachable)| *reachable);
+            let alive = peers.iter().flatten().filter(|peer| lives(peer)).count();
+            if alive > voters.len() / 2 {
+                return Ok(());
+            }
+            let may_report = |peer: &Peer| !lives(peer) && self.fleet.silent_for(peer.id) < super::fleet::SILENT_AFTER;
+            if !peers.iter().flatten().any(may_report) || tokio::time::Instant::now() >= until {
+                return Err(Error::precondition(format!(
+                    "of the other {} voters only {alive} are reachable, which is no majority; bring them back first",
+                    voters.len()
+                )));
+            }
+            // Reports announce themselves to nobody; each peer sends one as soon as it knows the leader.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn ask_leader(&self, change: Change, id: PeerId, wait: Duration) -> Result<(), Error> {

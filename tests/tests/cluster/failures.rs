@@ -9,7 +9,7 @@ use cluster_proto::v1;
 use cluster_tests::client::{Client, pin_replicas, pin_request};
 use cluster_tests::cluster::{Cluster, ClusterOptions, LIMIT};
 use cluster_tests::content::{cid, fresh_cid};
-use cluster_tests::fake_kubo::Fault;
+use cluster_tests::fake_kubo::{Call, Fault, Rule};
 use node_core::Cid;
 use parking_lot::Mutex;
 use tonic::Code;
@@ -325,18 +325,11 @@ async fn a_stop_waits_for_nobody_who_hangs() -> anyhow::Result<()> {
     let leader = cluster.leader().await?;
     let client = cluster.client(leader);
     for at in 0..3 {
-        cluster.fake(at).fail(Fault::Hang);
+        cluster.fake(at).add_rule(Rule::new(Fault::Hang).of_call(Call::PinAdd));
     }
     client.pin_as(pin_replicas(&fresh_cid(), 3)).await?;
-    cluster
-        .wait_until("a daemon hangs", LIMIT, async || {
-            let open = v1::StatusAllRequest {
-                statuses: vec![v1::Status::Pinning.into()],
-                ..v1::StatusAllRequest::default()
-            };
-            ensure!(client.status_all(open).await?.len() == 1, "it is not being pinned yet");
-            Ok(())
-        })
+    let hung = cluster.fake_named(&format!("node-{}", leader + 1));
+    hung.wait("hang with a pin", LIMIT, |fake| fake.in_flight(Call::PinAdd) > 0)
         .await?;
     let mut watch = client
         .pins

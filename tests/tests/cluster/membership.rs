@@ -200,6 +200,7 @@ async fn a_token_works_once_and_strangers_never_get_in() -> anyhow::Result<()> {
     assert_eq!(peers(&cluster).await?.len(), 2);
 
     // A token of this cluster whose secret is another one. It costs the cluster no log entry.
+    becomes(&cluster, &first.id(), v1::PeerRole::Voter).await?;
     let mut guessed: JoinToken = cluster.client(0).join_token().await?.parse()?;
     guessed.secret = TokenSecret::generate();
     let before = applied(&cluster).await?;
