@@ -2,6 +2,7 @@
 
 use std::pin::Pin as StdPin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cluster_proto::peer::v1;
 use cluster_proto::peer::v1::peers_server::Peers as PeersService;
@@ -9,14 +10,13 @@ use cluster_security::PeerIdentity;
 use futures::Stream;
 use node_core::command::NewPeer;
 use node_core::{Cid, ErrorClass, NodeId, PeerId, Replication, Status as PinState};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status};
 
 use super::error::{deadline_of, status};
 use crate::service::{
-    ENTRIES_CHUNK, Error, JoinAnswer, NodeEntry, Pins, RecoverFilter, WAIT_DEFAULT, WAIT_MAX, own_page, put_entry,
-    read_report,
+    AHEAD, ChunkSender, ENTRIES_CHUNK, Error, JoinAnswer, NodeEntry, Pins, RecoverFilter, WAIT_DEFAULT, WAIT_MAX,
+    chunks_within, own_page, put_entry, read_report,
 };
 
 /// Handlers of `pinfleet.peer.v1.Peers`.
@@ -28,6 +28,7 @@ type Answered<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl PeersService for PeerApi {
     type ScanEntriesStream = StdPin<Box<dyn Stream<Item = Result<v1::ScanEntriesResponse, Status>> + Send>>;
+    type RecoverStream = StdPin<Box<dyn Stream<Item = Result<v1::RecoverEntriesResponse, Status>> + Send>>;
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answered<v1::JoinResponse> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
@@ -117,16 +118,15 @@ impl PeersService for PeerApi {
             Ok::<_, Error>((after, statuses.collect::<Result<Vec<_>, Error>>()?))
         };
         let (after, statuses) = parsed().map_err(status)?;
-        // One message being sent and one on its way.
-        let (out, messages) = mpsc::channel(2);
+        let (out, messages) = chunks_within(AHEAD, SCAN_SEND_LIMIT);
         let (pins, brief) = (self.0.clone(), request.brief);
-        tokio::task::spawn_blocking(move || scan(&pins, after, &statuses, brief, &out));
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        tokio::task::spawn_blocking(move || scan(&pins, after, &statuses, brief, out));
+        Ok(Response::new(Box::pin(messages.map(|message| message.map_err(status)))))
     }
 
-    async fn recover(&self, request: Request<v1::RecoverEntriesRequest>) -> Answered<v1::RecoverEntriesResponse> {
+    async fn recover(&self, request: Request<v1::RecoverEntriesRequest>) -> Answered<Self::RecoverStream> {
         let request = request.into_inner();
-        let answer = async {
+        let parsed = || {
             let cid = if request.cid.is_empty() {
                 None
             } else {
@@ -141,17 +141,20 @@ impl PeersService for PeerApi {
                 code => Some(read_code(&ErrorClass::ALL, code, "error_class")?),
             };
             let statuses = statuses.collect::<Result<_, Error>>()?;
-            let nodes: Vec<_> = request.nodes.iter().copied().map(NodeId).collect();
-            let filter = RecoverFilter {
+            Ok::<_, Error>(RecoverFilter {
                 cid,
                 node: None,
                 statuses,
                 class,
-            };
-            self.0.recover_here(&filter, &nodes).await
+            })
         };
-        let recovered = answer.await.map_err(status)?;
-        Ok(Response::new(v1::RecoverEntriesResponse { recovered }))
+        let nodes = request.nodes.iter().copied().map(NodeId).collect();
+        let progress = self.0.recover_here(parsed().map_err(status)?, nodes);
+        let messages = progress.map(|recovered| {
+            let recovered = recovered.map_err(status)?;
+            Ok(v1::RecoverEntriesResponse { recovered })
+        });
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn probe_node(&self, request: Request<v1::ProbeNodeRequest>) -> Answered<v1::ProbeNodeResponse> {
@@ -218,20 +221,26 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + 
     done.unwrap_or_else(|error| Err(Error::Internal(format!("a look-up ended early: {error}"))))
 }
 
-type Out = mpsc::Sender<Result<v1::ScanEntriesResponse, Status>>;
+/// A peer reads as fast as the client that it reads for, which may take its time for each of several chunks.
+const SCAN_SEND_LIMIT: Duration = Duration::from_secs(300);
+
+type Out = ChunkSender<v1::ScanEntriesResponse>;
 
 /// Merges the ledgers of this peer's nodes by CID; all entries of a CID go out in one message.
-fn scan(pins: &Pins, after: Option<Cid>, statuses: &[PinState], brief: bool, out: &Out) {
+fn scan(pins: &Pins, after: Option<Cid>, statuses: &[PinState], brief: bool, mut out: Out) {
     let nodes: Vec<NodeId> = pins.names().of_peer(pins.directory.own()).map(|node| node.id).collect();
     let mut after = after;
     loop {
         let page = next_page(pins, &nodes, after, statuses);
         let (rows, next) = match page {
             Ok(page) => page,
-            Err(error) => return drop(out.blocking_send(Err(status(error)))),
+            Err(error) => {
+                out.send_blocking(Err(error));
+                return;
+            }
         };
         let entries: Vec<_> = rows.iter().map(|(cid, entry)| put_entry(cid, entry, brief)).collect();
-        if !entries.is_empty() && out.blocking_send(Ok(v1::ScanEntriesResponse { entries })).is_err() {
+        if !entries.is_empty() && !out.send_blocking(Ok(v1::ScanEntriesResponse { entries })) {
             return;
         }
         match next {

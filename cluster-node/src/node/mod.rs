@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 
-use crate::api::{ClusterApi, PeerApi, PinsApi};
+use crate::api::{ClusterApi, ErrorDetailsLayer, PeerApi, PinsApi};
 use crate::config::{Config, DataDir};
 use crate::service::{
     FleetView, Gather, LoopSettings, Loops, NodeFactory, PeerDirectory, Pins, Proposer, ProposerLimits, Reads, Shared,
@@ -477,6 +477,7 @@ async fn serve_api(
         .max_concurrent_streams(config.api.streams_max)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .layer(GrpcMetricsLayer::new(metrics))
+        .layer(ErrorDetailsLayer)
         .add_service(health_service)
         .add_service(reflection)
         // Answers are bounded by their chunks; a page of 1,000 pins with the longest metadata exceeds what a message

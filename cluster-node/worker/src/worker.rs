@@ -73,8 +73,18 @@ pub struct Recover {
     pub cid: Option<Cid>,
     /// Only those that failed with this class of error.
     pub class: Option<ErrorClass>,
-    /// Also those that would be tried again by themselves, later.
-    pub retrying_too: bool,
+    /// Only those in these states; empty = given up and retrying.
+    pub statuses: Vec<Status>,
+}
+
+impl Recover {
+    fn states(&self) -> &[Status] {
+        if self.statuses.is_empty() {
+            &[Status::GaveUp, Status::Retrying]
+        } else {
+            &self.statuses
+        }
+    }
 }
 
 /// Makes the nodes of this peer hold what is wanted. A clone is another handle of the same worker.
@@ -291,11 +301,7 @@ impl Worker {
             if let Some(cid) = filter.cid {
                 here += self.rearm(node, vec![cid], &filter).await?;
             } else {
-                let mut states = vec![Status::GaveUp];
-                if filter.retrying_too {
-                    states.extend([Status::Retrying, Status::Unpinning]);
-                }
-                for status in states {
+                for status in filter.states().iter().copied() {
                     let mut after = None;
                     loop {
                         let ledger = Arc::clone(&self.0.ledger);
@@ -410,10 +416,12 @@ impl Worker {
 }
 
 fn rearmed(old: &Entry, filter: &Recover, now: Timestamp) -> Option<Entry> {
+    if !filter.states().contains(&old.status) {
+        return None;
+    }
     let status = match old.status {
-        Status::GaveUp => Status::Queued,
-        Status::Retrying if filter.retrying_too || filter.cid.is_some() => Status::Queued,
-        Status::Unpinning if filter.retrying_too || filter.cid.is_some() => Status::Unpinning,
+        Status::GaveUp | Status::Retrying => Status::Queued,
+        Status::Unpinning => Status::Unpinning,
         _ => return None,
     };
     if filter.class.is_some() && filter.class != old.class {
