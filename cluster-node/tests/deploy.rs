@@ -53,8 +53,7 @@ fn series() -> BTreeSet<String> {
     metrics.raft_proposal("committed", 1);
     metrics.set_raft(1, true, 1, 1);
     metrics.set_raft_queue_bytes(1);
-    metrics.snapshot_installed();
-    metrics.snapshot_built();
+    metrics.snapshots(1, 1);
     metrics.set_rocksdb("log", RocksDbSizes::default());
     let text = metrics.encode().expect("encoded");
     let names = text.lines().filter(|line| !line.starts_with('#'));

@@ -74,7 +74,10 @@ async fn one_daemon_answers_everything() {
     let added = node.pin_add(&a, PinMode::Direct, "", &ignore).await.expect("direct");
     assert_eq!(added.held, PinMode::Direct);
     assert_eq!(look(&node, &a).await.expect("pin/ls"), Some(Held::Direct));
-    let added = node.pin_add(&a, PinMode::Recursive, "", &ignore).await.expect("recursive");
+    let added = node
+        .pin_add(&a, PinMode::Recursive, "", &ignore)
+        .await
+        .expect("recursive");
     assert_eq!(
         added,
         cluster_kubo::Added {
@@ -204,7 +207,10 @@ async fn content_travels_between_daemons_and_its_progress_is_seen() {
 
     let seen = Mutex::new(Vec::new());
     let sink = |progress| seen.lock().expect("lock").push(progress);
-    let added = node.pin_add(&cid, PinMode::Recursive, "", &sink).await.expect("pin/add");
+    let added = node
+        .pin_add(&cid, PinMode::Recursive, "", &sink)
+        .await
+        .expect("pin/add");
     assert!(added.progress.blocks > 3 * 1024, "{added:?}");
     assert!(added.progress.bytes > bytes.len() as u64, "{added:?}");
     let seen = seen.into_inner().expect("lock");
@@ -263,7 +269,9 @@ async fn a_killed_daemon_comes_back_at_its_address_with_its_pins() {
     let (_folder, mut daemon) = daemon().await;
     let node = client(daemon.address(), None);
     let cid = daemon.add(&content(100)).await.expect("add");
-    node.pin_add(&cid, PinMode::Recursive, "", &ignore).await.expect("pin/add");
+    node.pin_add(&cid, PinMode::Recursive, "", &ignore)
+        .await
+        .expect("pin/add");
     let (address, id) = (daemon.address().to_owned(), daemon.peer_id().to_owned());
 
     daemon.kill().expect("kill");

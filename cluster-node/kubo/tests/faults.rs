@@ -391,7 +391,9 @@ async fn dropping_a_call_cancels_it_at_the_daemon() {
 async fn a_daemon_that_is_away_is_unreachable_and_comes_back() {
     let fake = FakeKubo::new().await.expect("fake");
     let node = client(&fake);
-    node.pin_add(&cid("a"), PinMode::Recursive, "", &ignore).await.expect("up");
+    node.pin_add(&cid("a"), PinMode::Recursive, "", &ignore)
+        .await
+        .expect("up");
     fake.down().await;
     for _ in 0..2 {
         let error = node

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cluster_proto::v1;
 use cluster_proto::v1::cluster_server::Cluster as ClusterService;
 use node_core::pinset::Settings;
-use node_core::{NodeId, NodeState, Replication, StorageNode};
+use node_core::{NodeId, NodeState, PeerIdError, Replication, StorageNode};
 use tonic::{Request, Response, Status};
 
 use super::convert;
@@ -111,7 +111,9 @@ impl ClusterService for ClusterApi {
         let answer = async {
             let peer = match request.peer.as_str() {
                 "" => self.0.directory.own(),
-                text => text.parse().map_err(Error::from)?,
+                text => text
+                    .parse()
+                    .map_err(|error: PeerIdError| convert::renamed(error.into(), "peer"))?,
             };
             node_core::check_name("name", &request.name)?;
             check_tags(&request.tags)?;

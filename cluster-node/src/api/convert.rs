@@ -1,16 +1,15 @@
 //! Between the types of the public API and those of the core. Decides nothing; refuses what is not well formed.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use cluster_proto::v1;
 use node_core::pinset::{Change, ChangeKind};
 use node_core::{
-    Cid, EXPIRE_IN_MIN, ErrorClass, Namespace, NodeId, Pin, PinKey, PinMode, PinOptions, Placement, Replication,
-    RequestId, Status, Timestamp, check_slot,
+    Cid, CidError, EXPIRE_IN_MIN, ErrorClass, Namespace, NodeId, Pin, PinKey, PinMode, PinOptions, Placement,
+    Replication, RequestId, Status, Timestamp, check_slot, limits,
 };
 
-use crate::service::{Error, NodeEntry, NodeNames, PinView, StatusView};
+use crate::service::{Error, NodeEntry, NodeNames, PinFilter, PinView, StatusView};
 
 /// Parses the three parts that name a pin.
 pub fn pin_key(namespace: &str, cid: &str, slot: &str) -> Result<PinKey, Error> {
@@ -79,6 +78,11 @@ pub fn pin_options(
             Some(now.plus(after))
         }
     };
+    // Before they are looked up, one by one.
+    if options.nodes.len() > limits::NODES {
+        let count = format!("{} nodes", options.nodes.len());
+        return Err(Error::invalid("nodes", count, "at most 100"));
+    }
     let mut nodes = Vec::with_capacity(options.nodes.len());
     for name in &options.nodes {
         let id = node(name).ok_or_else(|| {
@@ -251,6 +255,18 @@ pub fn read_statuses(codes: &[i32]) -> Result<Vec<Status>, Error> {
     codes.iter().map(read).collect()
 }
 
+/// Reads the states of entries to try again: those that wait for nothing but time, or for somebody to say so.
+pub fn read_recoverable(codes: &[i32]) -> Result<Vec<Status>, Error> {
+    let statuses = read_statuses(codes)?;
+    let wrong = statuses
+        .iter()
+        .find(|status| !matches!(status, Status::GaveUp | Status::Retrying | Status::Unpinning));
+    wrong.map_or(Ok(statuses.clone()), |wrong| {
+        let remedy = "nothing to try again there; use gave_up (5), retrying (4) or unpinning (6)";
+        Err(Error::invalid("statuses", wrong.as_str(), remedy))
+    })
+}
+
 /// Reads a class of errors; the empty text is none.
 pub fn read_error_class(word: &str) -> Result<Option<ErrorClass>, Error> {
     if word.is_empty() {
@@ -282,8 +298,40 @@ pub fn change(change: &Change) -> v1::Change {
     }
 }
 
-/// Reads CIDs of a filter.
-pub fn read_cids(texts: &[String]) -> Result<Vec<Cid>, Error> {
+/// Reads a filter; its node was looked up.
+pub fn pin_filter(filter: v1::PinFilter, node: Option<NodeId>) -> Result<PinFilter, Error> {
+    let namespace = match filter.namespace.as_str() {
+        "" => None,
+        name => Some(Namespace::new(name).map_err(|error| renamed(error.into(), "filter.namespace"))?),
+    };
+    // What no pin can have is a mistake, not a list without rows.
+    let options = PinOptions {
+        name: filter.name_prefix,
+        metadata: filter.metadata.into_iter().collect(),
+        ..PinOptions::default()
+    };
+    options.check().map_err(|invalid| {
+        let field = match invalid.field.as_str() {
+            "name" => "filter.name_prefix".to_owned(),
+            field => format!("filter.{field}"),
+        };
+        Error::invalid(field, invalid.value, invalid.remedy)
+    })?;
+    let time = |field, at: &Option<prost_types::Timestamp>| at.as_ref().map(|at| read_time(field, at)).transpose();
+    Ok(PinFilter {
+        namespace,
+        name_prefix: options.name,
+        node,
+        created_after: time("filter.created_after", &filter.created_after)?,
+        created_before: time("filter.created_before", &filter.created_before)?,
+        expires_before: time("filter.expires_before", &filter.expires_before)?,
+        unplaced: filter.unplaced,
+        cids: read_cids(&filter.cids)?,
+        metadata: options.metadata,
+    })
+}
+
+fn read_cids(texts: &[String]) -> Result<Vec<Cid>, Error> {
     const CIDS_MAX: usize = 10_000;
     if texts.len() > CIDS_MAX {
         return Err(Error::invalid(
@@ -292,12 +340,19 @@ pub fn read_cids(texts: &[String]) -> Result<Vec<Cid>, Error> {
             "at most 10000 in one call",
         ));
     }
-    texts.iter().map(|text| text.parse().map_err(Error::from)).collect()
+    let read = |text: &String| {
+        text.parse()
+            .map_err(|error: CidError| renamed(error.into(), "filter.cids"))
+    };
+    texts.iter().map(read).collect()
 }
 
-/// Reads a map of metadata.
-pub fn read_metadata(metadata: std::collections::HashMap<String, String>) -> BTreeMap<String, String> {
-    metadata.into_iter().collect()
+/// The same refusal under the name that the field has in this request.
+pub fn renamed(error: Error, field: &str) -> Error {
+    match error {
+        Error::Invalid(invalid) => Error::invalid(field, invalid.value, invalid.remedy),
+        other => other,
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::service::Error;
 
-const DOMAIN: &str = "pinfleet";
+pub(super) const DOMAIN: &str = "pinfleet";
 
 /// The status of an error.
 pub fn status(error: Error) -> Status {
@@ -21,15 +21,28 @@ pub fn status(error: Error) -> Status {
         Error::Invalid(invalid) => {
             details.add_bad_request_violation(&invalid.field, format!("{:?}: {}", invalid.value, invalid.remedy));
         }
+        Error::Refused(refusal) if refusal.kind == RefusalKind::Invalid => {
+            let (field, description) = violation_of(&refusal.message);
+            details.add_bad_request_violation(field, description);
+        }
         Error::Overloaded { retry_after } => {
             details.set_retry_info(Some(*retry_after));
         }
-        Error::NoLeader(_) | Error::Stopping => {
+        Error::NoLeader(_) | Error::Stopping | Error::ClientTooSlow { .. } => {
             details.set_retry_info(Some(Duration::from_millis(500)));
         }
         _ => {}
     }
     Status::with_error_details(code, message, details)
+}
+
+/// The field and the rest of a refusal that was made of an [`Invalid`](node_core::Invalid), which reads
+/// `field "value": remedy`. Other texts name no field.
+fn violation_of(message: &str) -> (&str, &str) {
+    match message.split_once(" \"") {
+        Some((field, _)) if !field.is_empty() && !field.contains(' ') => (field, &message[field.len() + 1..]),
+        _ => ("", message),
+    }
 }
 
 /// The code and the stable reason of an error.
@@ -51,6 +64,7 @@ pub fn code_of(error: &Error) -> (Code, &'static str) {
         Error::Deadline => (Code::DeadlineExceeded, "DEADLINE"),
         Error::HistoryGone { .. } => (Code::OutOfRange, "HISTORY_GONE"),
         Error::Stopping => (Code::Unavailable, "STOPPING"),
+        Error::ClientTooSlow { .. } => (Code::Unavailable, "CLIENT_TOO_SLOW"),
         Error::Internal(_) => (Code::Internal, "INTERNAL"),
     }
 }
@@ -87,6 +101,8 @@ fn parse_grpc_timeout(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use node_core::command::Refusal;
+
     use super::*;
 
     #[test]
@@ -99,6 +115,19 @@ mod tests {
         for bad in ["", "m", "1", "1x", "123456789S", "-1S", "é"] {
             assert_eq!(parse_grpc_timeout(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_refusal_by_the_cluster_names_its_field_too() {
+        let invalid = node_core::Invalid::new("expire_at", "1970", "it must be in the future");
+        let refusal = Refusal::new(RefusalKind::Invalid, invalid.to_string());
+        let status = status(Error::Refused(refusal));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        let violation = &details.bad_request().expect("set").field_violations[0];
+        assert_eq!(violation.field, "expire_at");
+        assert_eq!(violation.description, "\"1970\": it must be in the future");
+        assert_eq!(violation_of("no field is named"), ("", "no field is named"));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 mod cluster;
 mod convert;
+mod details;
 mod error;
 mod peer;
 mod pins;
 
 pub use cluster::ClusterApi;
+pub use details::ErrorDetailsLayer;
 pub use error::{code_of, status};
 pub use peer::PeerApi;
 pub use pins::PinsApi;

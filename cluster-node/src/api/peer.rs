@@ -104,6 +104,7 @@ fn ended(error: &tokio::task::JoinError) -> Status {
 #[tonic::async_trait]
 impl PeersService for PeerApi {
     type ScanEntriesStream = StdPin<Box<dyn Stream<Item = Result<v1::ScanEntriesResponse, Status>> + Send>>;
+    type RecoverStream = StdPin<Box<dyn Stream<Item = Result<v1::RecoverEntriesResponse, Status>> + Send>>;
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answered<v1::JoinResponse> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
@@ -249,10 +250,9 @@ impl PeersService for PeerApi {
         Ok(Response::new(Box::pin(messages)))
     }
 
-    async fn recover(&self, request: Request<v1::RecoverEntriesRequest>) -> Answered<v1::RecoverEntriesResponse> {
+    async fn recover(&self, request: Request<v1::RecoverEntriesRequest>) -> Answered<Self::RecoverStream> {
         let request = request.into_inner();
-        let pins = self.pins.clone();
-        let answer = async move {
+        let parsed = || {
             let cid = if request.cid.is_empty() {
                 None
             } else {
@@ -267,17 +267,24 @@ impl PeersService for PeerApi {
                 code => Some(read_code(&ErrorClass::ALL, code, "error_class")?),
             };
             let statuses = statuses.collect::<Result<_, Error>>()?;
-            let nodes: Vec<_> = request.nodes.iter().copied().map(NodeId).collect();
-            let filter = RecoverFilter {
+            Ok::<_, Error>(RecoverFilter {
                 cid,
                 node: None,
                 statuses,
                 class,
-            };
-            pins.recover_here(&filter, &nodes).await
+            })
         };
-        let recovered = self.on_main(answer).await?;
-        Ok(Response::new(v1::RecoverEntriesResponse { recovered }))
+        let filter = parsed().map_err(status)?;
+        let nodes = request.nodes.iter().copied().map(NodeId).collect();
+        let pins = self.pins.clone();
+        let progress = self
+            .on_main(async move { Ok(pins.recover_here(filter, nodes)) })
+            .await?;
+        let messages = progress.map(|recovered| {
+            let recovered = recovered.map_err(status)?;
+            Ok(v1::RecoverEntriesResponse { recovered })
+        });
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn probe_node(&self, request: Request<v1::ProbeNodeRequest>) -> Answered<v1::ProbeNodeResponse> {

@@ -8,16 +8,15 @@ use cluster_proto::v1::pins_server::Pins as PinsService;
 use futures::Stream;
 use node_core::command::{OpResult, PinOutcome};
 use node_core::{Namespace, PinOptions};
-use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
+use super::details::completed;
 use super::error::{code_of, deadline_of, status};
 use crate::service::{
-    Answer, Error, ListRequest, NodeNames, PinFilter, PinWish, Pins, RecoverFilter, StatusAllRequest, UpdateWish,
-    WAIT_DEFAULT, WAIT_MAX,
+    Answer, ChunkSender, Error, ListRequest, NodeNames, PinFilter, PinWish, Pins, RecoverFilter, SEND_LIMIT,
+    StatusAllRequest, UpdateWish, WAIT_DEFAULT, WAIT_MAX, chunks_within,
 };
 
 /// Items of one message of a bulk stream, as the API promises.
@@ -85,8 +84,8 @@ impl PinsService for PinsApi {
             let from = convert::pin_key(&request.namespace, &request.from, &request.slot);
             let to = convert::pin_key(&request.namespace, &request.to, &request.slot);
             let wish = UpdateWish {
-                from: from.map_err(|error| renamed(error, "from"))?,
-                to: to.map_err(|error| renamed(error, "to"))?,
+                from: from.map_err(|error| convert::renamed(error, "from"))?,
+                to: to.map_err(|error| convert::renamed(error, "to"))?,
                 name: request.name,
                 expire_at: request
                     .expire_at
@@ -133,7 +132,7 @@ impl PinsService for PinsApi {
         };
         let chunks = answer.await.map_err(status)?;
         let names = self.0.names();
-        let messages = ReceiverStream::new(chunks).map(move |chunk| {
+        let messages = chunks.map(move |chunk| {
             let chunk = chunk.map_err(status)?;
             let pins = chunk.pins.iter().map(|view| convert::pin(view, &names)).collect();
             Ok(v1::ListResponse {
@@ -178,7 +177,7 @@ impl PinsService for PinsApi {
         };
         let chunks = answer().map_err(status)?;
         let names = self.0.names();
-        let messages = ReceiverStream::new(chunks).map(move |chunk| {
+        let messages = chunks.map(move |chunk| {
             let chunk = chunk.map_err(status)?;
             Ok(v1::StatusAllResponse {
                 statuses: chunk
@@ -227,22 +226,15 @@ impl PinsService for PinsApi {
                 "" => None,
                 name => Some(Namespace::new(name)?),
             };
-            Ok::<_, Error>((self.0.watch(request.after_revision)?, namespace))
+            self.0.watch(request.after_revision, namespace)
         };
-        let (changes, namespace) = answer().map_err(status)?;
-        let messages = ReceiverStream::new(changes).map(move |changes| {
-            let changes = changes.map_err(status)?;
-            let wanted = |change: &&node_core::pinset::Change| {
-                // A placement belongs to no namespace; who watches one sees it in the pin.
-                namespace
-                    .as_ref()
-                    .is_none_or(|namespace| change.key.as_ref().is_some_and(|key| key.namespace == *namespace))
-            };
+        let messages = answer().map_err(status)?.map(|chunk| {
+            let chunk = chunk.map_err(status)?;
             Ok(v1::WatchResponse {
-                changes: changes.iter().filter(wanted).map(convert::change).collect(),
+                changes: chunk.changes.iter().map(convert::change).collect(),
+                revision: chunk.revision,
             })
         });
-        let messages = messages.filter(|message| !matches!(message, Ok(message) if message.changes.is_empty()));
         Ok(Response::new(Box::pin(messages)))
     }
 
@@ -255,7 +247,7 @@ impl PinsService for PinsApi {
                 text => Some(text.parse().map_err(Error::from)?),
             };
             let node = find_node(&names, "node", &request.node)?;
-            let statuses = convert::read_statuses(&request.statuses)?;
+            let statuses = convert::read_recoverable(&request.statuses)?;
             let class = convert::read_error_class(&request.error_class)?;
             Ok::<_, Error>(RecoverFilter {
                 cid,
@@ -273,11 +265,16 @@ impl PinsService for PinsApi {
     }
 
     async fn bulk_pin(&self, request: Request<Streaming<v1::BulkPinRequest>>) -> Answered<Self::BulkPinStream> {
-        let (answers, queue) = mpsc::channel(BULK_AHEAD);
-        tokio::spawn(self.clone().read_bulk(request.into_inner(), answers));
-        let messages = ReceiverStream::new(queue).then(|pending: Result<Vec<Pending>, Status>| async {
+        let slot = self.0.bulk_slot().map_err(status)?;
+        let (answers, queue) = chunks_within(BULK_AHEAD, SEND_LIMIT);
+        let read = self.clone().read_bulk(request.into_inner(), answers);
+        tokio::spawn(async move {
+            read.await;
+            drop(slot);
+        });
+        let messages = queue.then(|pending| async {
             let mut results = Vec::new();
-            for item in pending? {
+            for item in pending.map_err(status)?? {
                 results.push(item.result().await);
             }
             Ok(v1::BulkPinResponse { results })
@@ -323,18 +320,22 @@ impl PinsApi {
     async fn read_bulk(
         self,
         mut stream: Streaming<v1::BulkPinRequest>,
-        answers: mpsc::Sender<Result<Vec<Pending>, Status>>,
+        mut answers: ChunkSender<Result<Vec<Pending>, Status>>,
     ) {
         loop {
             let message = match stream.message().await {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
-                Err(error) => return drop(answers.send(Err(error)).await),
+                Err(error) => {
+                    answers.send(Ok(Err(completed(error)))).await;
+                    return;
+                }
             };
             if message.items.len() > BULK_ITEMS_MAX {
                 let count = message.items.len().to_string();
                 let error = Error::invalid("items", count, "at most 1000 in one message; send more messages");
-                return drop(answers.send(Err(status(error))).await);
+                answers.send(Err(error)).await;
+                return;
             }
             let names = self.0.names();
             let mut pending = Vec::with_capacity(message.items.len());
@@ -345,7 +346,7 @@ impl PinsApi {
                 };
                 pending.push(queued.map_or_else(Pending::Refused, Pending::Waiting));
             }
-            if answers.send(Ok(pending)).await.is_err() {
+            if !answers.send(Ok(Ok(pending))).await {
                 return;
             }
         }
@@ -369,24 +370,8 @@ impl PinsApi {
 
     fn filter(&self, filter: Option<v1::PinFilter>) -> Result<PinFilter, Error> {
         let filter = filter.unwrap_or_default();
-        let namespace = match filter.namespace.as_str() {
-            "" => None,
-            name => Some(Namespace::new(name)?),
-        };
-        let time = |field, at: &Option<prost_types::Timestamp>| {
-            at.as_ref().map(|at| convert::read_time(field, at)).transpose()
-        };
-        Ok(PinFilter {
-            namespace,
-            name_prefix: filter.name_prefix,
-            node: find_node(&self.0.names(), "filter.node", &filter.node)?,
-            created_after: time("filter.created_after", &filter.created_after)?,
-            created_before: time("filter.created_before", &filter.created_before)?,
-            expires_before: time("filter.expires_before", &filter.expires_before)?,
-            unplaced: filter.unplaced,
-            cids: convert::read_cids(&filter.cids)?,
-            metadata: convert::read_metadata(filter.metadata),
-        })
+        let node = find_node(&self.0.names(), "filter.node", &filter.node)?;
+        convert::pin_filter(filter, node)
     }
 }
 
@@ -397,13 +382,6 @@ fn find_node(names: &NodeNames, field: &str, text: &str) -> Result<Option<node_c
     let found = names.find(text).map(|node| node.id);
     let remedy = "there is no such storage node; `cluster-ctl node ls` shows them";
     found.map(Some).ok_or_else(|| Error::invalid(field, text, remedy))
-}
-
-fn renamed(error: Error, field: &str) -> Error {
-    match error {
-        Error::Invalid(invalid) if invalid.field == "cid" => Error::invalid(field, invalid.value, invalid.remedy),
-        other => other,
-    }
 }
 
 fn outcome_code(outcome: PinOutcome) -> i32 {

@@ -22,7 +22,7 @@ use super::admission::Admission;
 use super::channels::AddressBook;
 use super::supervise::supervised;
 use super::vouching::Vouching;
-use crate::api::{ClusterApi, PeerApi, PinsApi};
+use crate::api::{ClusterApi, ErrorDetailsLayer, PeerApi, PinsApi};
 use crate::config::Config;
 use crate::service::Pins;
 use crate::telemetry::{GrpcMetricsLayer, Health, Metrics};
@@ -118,6 +118,7 @@ pub fn serve_clients(
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .layer(GrpcMetricsLayer::new(metrics))
             .layer(admission)
+            .layer(ErrorDetailsLayer)
             .add_service(health_service)
             .add_service(reflection)
             // Answers are bounded by their chunks; a page of 1,000 pins with the longest metadata exceeds what a message

@@ -41,6 +41,15 @@ pub enum Error {
         /// The oldest there is.
         oldest: u64,
     },
+    /// Nothing of a stream was read for so long that it was ended.
+    #[error(
+        "nothing of the answer was read for {} s, so it was ended to free its place; go on from the last cursor or \
+         revision received", limit.as_secs()
+    )]
+    ClientTooSlow {
+        /// How long a chunk waits.
+        limit: Duration,
+    },
     /// This peer is stopping; another one takes the request.
     #[error("this peer is stopping; ask another one")]
     Stopping,

@@ -9,16 +9,25 @@ use cluster_worker::{View, Worker};
 use node_core::{Cid, ErrorClass, NodeId, PeerId, Status, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Error, NodeEntry, NodeNames, PeerDirectory};
 
 /// Entries in one message between peers.
 pub const ENTRIES_CHUNK: usize = 1_000;
 
-/// How long a single look-up waits for another peer before it names its nodes as unreachable.
+/// How long a single look-up waits for another peer before it names its nodes as unreachable, and how long one call to
+/// it lasts.
 pub const PEER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// CIDs that one call to another peer asks for.
+/// How long a look-up waits for a peer that did not answer the last one: long enough for the answer of a peer that is
+/// back, so that it is noticed at once, and short enough that a hung peer does not slow every look-up down.
+const SILENT_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// How long a peer counts as silent after the last look-up that it did not answer.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+
+/// Look-ups that one call to another peer carries.
 const ASK_MAX: usize = 512;
 
 /// Look-ups that wait for one peer.
@@ -27,13 +36,37 @@ const ASK_QUEUE_MAX: usize = 8_192;
 /// Entries by CID.
 pub type Entries = HashMap<Cid, Vec<NodeEntry>>;
 
-type Ask = (Vec<Cid>, oneshot::Sender<Option<Arc<Entries>>>);
+struct Ask {
+    cids: Vec<Cid>,
+    /// When its caller stops waiting.
+    until: Instant,
+    reply: oneshot::Sender<Option<Arc<Entries>>>,
+}
+
+/// The peers that did not answer of late.
+#[derive(Clone, Default)]
+struct SilentPeers(Arc<Mutex<BTreeMap<PeerId, Instant>>>);
+
+impl SilentPeers {
+    fn mark(&self, peer: PeerId) {
+        self.0.lock().insert(peer, Instant::now() + SILENT_FOR);
+    }
+
+    fn clear(&self, peer: PeerId) {
+        self.0.lock().remove(&peer);
+    }
+
+    fn contains(&self, peer: PeerId) -> bool {
+        self.0.lock().get(&peer).is_some_and(|until| *until > Instant::now())
+    }
+}
 
 /// Asks ledgers.
 pub struct Gather {
     directory: Arc<PeerDirectory>,
     worker: Worker,
     askers: Mutex<BTreeMap<PeerId, mpsc::Sender<Ask>>>,
+    silent: SilentPeers,
 }
 
 impl Gather {
@@ -43,6 +76,7 @@ impl Gather {
             directory,
             worker,
             askers: Mutex::default(),
+            silent: SilentPeers::default(),
         }
     }
 
@@ -59,52 +93,72 @@ impl Gather {
         Ok(found)
     }
 
-    /// What all nodes say of some CIDs, and the peers that did not answer.
-    pub async fn all(&self, names: &NodeNames, cids: Vec<Cid>) -> Result<(Entries, BTreeSet<PeerId>), Error> {
+    /// What all nodes say of some CIDs. Peers in `silent` are not asked; who does not answer within `wait` is added.
+    pub async fn all(
+        &self,
+        names: &NodeNames,
+        cids: &[Cid],
+        wait: Duration,
+        silent: &mut BTreeSet<PeerId>,
+    ) -> Result<Entries, Error> {
         let drivers = names.present().map(|node| node.peer).collect();
-        self.from(names, drivers, cids).await
+        self.from(names, drivers, cids, wait, silent).await
     }
 
-    /// What the nodes of some peers say of some CIDs, and the peers that did not answer.
+    /// What the nodes of some peers say of some CIDs. Peers in `silent` are not asked; who does not answer within `wait`
+    /// is added.
     pub async fn from(
         &self,
         names: &NodeNames,
         drivers: BTreeSet<PeerId>,
-        cids: Vec<Cid>,
-    ) -> Result<(Entries, BTreeSet<PeerId>), Error> {
+        cids: &[Cid],
+        wait: Duration,
+        silent: &mut BTreeSet<PeerId>,
+    ) -> Result<Entries, Error> {
+        let now = Instant::now();
+        let own = self.directory.own();
         let mut asked = Vec::new();
-        for peer in drivers.into_iter().filter(|peer| *peer != self.directory.own()) {
-            let (reply, answer) = oneshot::channel();
-            // A full queue means a peer that is far behind: to the caller it is as one that does not answer.
-            let sent = self.asker(peer).try_send((cids.clone(), reply)).is_ok();
-            asked.push((peer, sent.then_some(answer)));
-        }
-        let mut entries = self.own(names, &cids)?;
-        let mut silent = BTreeSet::new();
-        let until = tokio::time::Instant::now() + PEER_TIMEOUT;
-        for (peer, answer) in asked {
-            let answer = match answer {
-                Some(answer) => tokio::time::timeout_at(until, answer)
-                    .await
-                    .ok()
-                    .and_then(Result::ok)
-                    .flatten(),
-                None => None,
+        for peer in drivers {
+            if peer == own || silent.contains(&peer) {
+                continue;
+            }
+            let wait = if self.silent.contains(peer) {
+                wait.min(SILENT_TIMEOUT)
+            } else {
+                wait
             };
-            match answer {
-                Some(found) => {
-                    for cid in &cids {
-                        if let Some(rows) = found.get(cid) {
-                            entries.entry(*cid).or_default().extend(rows.iter().cloned());
-                        }
-                    }
-                }
-                None => {
-                    silent.insert(peer);
+            let (reply, answer) = oneshot::channel();
+            let ask = Ask {
+                cids: cids.to_vec(),
+                until: now + wait,
+                reply,
+            };
+            // A full queue means a peer that is far behind: to the caller it is as one that does not answer.
+            let sent = self.asker(peer).try_send(ask).is_ok();
+            asked.push((peer, wait, sent.then_some(answer)));
+        }
+        let mut entries = self.own(names, cids)?;
+        for (peer, wait, answer) in asked {
+            let answer = match answer {
+                Some(answer) => tokio::time::timeout_at(now + wait, answer).await,
+                None => Ok(Ok(None)),
+            };
+            // A peer that refuses at once is asked anew each time; only one that lets callers wait is remembered, and only
+            // for a wait that it could have answered within.
+            if answer.is_err() && wait >= PEER_TIMEOUT {
+                self.silent.mark(peer);
+            }
+            let Ok(Ok(Some(found))) = answer else {
+                silent.insert(peer);
+                continue;
+            };
+            for cid in cids {
+                if let Some(rows) = found.get(cid) {
+                    entries.entry(*cid).or_default().extend(rows.iter().cloned());
                 }
             }
         }
-        Ok((entries, silent))
+        Ok(entries)
     }
 
     /// One task a peer: what comes while a call is under way goes out together with the next.
@@ -114,46 +168,96 @@ impl Gather {
             return asker.clone();
         }
         let (sender, queue) = mpsc::channel(ASK_QUEUE_MAX);
-        tokio::spawn(ask_peer(peer, self.directory.clone(), queue));
+        tokio::spawn(ask_peer(peer, self.directory.clone(), self.silent.clone(), queue));
         askers.insert(peer, sender.clone());
         sender
     }
 }
 
-async fn ask_peer(peer: PeerId, directory: Arc<PeerDirectory>, mut queue: mpsc::Receiver<Ask>) {
+async fn ask_peer(peer: PeerId, directory: Arc<PeerDirectory>, silent: SilentPeers, mut queue: mpsc::Receiver<Ask>) {
     let mut asks: Vec<Ask> = Vec::new();
     loop {
-        if queue.recv_many(&mut asks, ASK_MAX).await == 0 {
+        // Those that wait longer than one call lasts go out again, together with what has come since.
+        if asks.is_empty() && queue.recv_many(&mut asks, ASK_MAX).await == 0 {
             return;
         }
-        let mut cids: Vec<Cid> = asks.iter().flat_map(|(cids, _)| cids.iter().copied()).collect();
-        cids.sort_unstable();
-        cids.dedup();
-        let mut found = Some(Entries::new());
-        for some in cids.chunks(ENTRIES_CHUNK) {
-            match (ask_once(peer, &directory, some).await, &mut found) {
-                (Ok(rows), Some(found)) => found.extend(rows),
-                (Err(error), _) => {
-                    tracing::debug!(%peer, %error, "a peer did not say what its nodes hold");
-                    found = None;
-                    break;
-                }
-                (Ok(_), None) => break,
+        while asks.len() < ASK_MAX {
+            match queue.try_recv() {
+                Ok(ask) => asks.push(ask),
+                Err(_) => break,
             }
         }
-        let found = found.map(Arc::new);
-        for (_, reply) in asks.drain(..) {
-            // Nobody waits any more: the caller went away.
-            let _ = reply.send(found.clone());
+        // Whose caller went away, or stopped waiting, is not asked for: after a hang there may be thousands.
+        asks.retain(|ask| !ask.reply.is_closed());
+        if asks.is_empty() {
+            continue;
+        }
+        let mut cids: Vec<Cid> = asks.iter().flat_map(|ask| ask.cids.iter().copied()).collect();
+        cids.sort_unstable();
+        cids.dedup();
+        match ask_all(peer, &directory, &cids).await {
+            Ok(found) => {
+                silent.clear(peer);
+                let found = Arc::new(found);
+                for ask in asks.drain(..) {
+                    // Nobody waits any more: the caller went away.
+                    let _ = ask.reply.send(Some(found.clone()));
+                }
+            }
+            Err(unheard) => {
+                if unheard.is_timeout {
+                    silent.mark(peer);
+                }
+                tracing::debug!(%peer, error = %unheard.error, "a peer did not say what its nodes hold");
+                let now = Instant::now();
+                for ask in std::mem::take(&mut asks) {
+                    if unheard.is_timeout && ask.until > now {
+                        asks.push(ask);
+                    } else {
+                        let _ = ask.reply.send(None);
+                    }
+                }
+            }
         }
     }
+}
+
+/// Why a peer was not heard.
+struct Unheard {
+    error: Error,
+    /// It let the call wait; otherwise it said no.
+    is_timeout: bool,
+}
+
+async fn ask_all(peer: PeerId, directory: &PeerDirectory, cids: &[Cid]) -> Result<Entries, Unheard> {
+    let mut found = Entries::new();
+    for some in cids.chunks(ENTRIES_CHUNK) {
+        // A hung process keeps its connections open and takes new ones, so the whole of it is limited.
+        match tokio::time::timeout(PEER_TIMEOUT, ask_once(peer, directory, some)).await {
+            Ok(Ok(rows)) => found.extend(rows),
+            Ok(Err(error)) => {
+                return Err(Unheard {
+                    error,
+                    is_timeout: false,
+                });
+            }
+            Err(_) => {
+                return Err(Unheard {
+                    error: Error::NoLeader(format!("peer {peer} is silent")),
+                    is_timeout: true,
+                });
+            }
+        }
+    }
+    Ok(found)
 }
 
 async fn ask_once(peer: PeerId, directory: &PeerDirectory, cids: &[Cid]) -> Result<Entries, Error> {
     let mut link = directory.link(peer).await?;
     let cids = cids.iter().map(|cid| cid.to_bytes().into()).collect();
     let mut call = tonic::Request::new(EntriesRequest { cids });
-    call.set_timeout(PEER_TIMEOUT);
+    // For the other side; on this one the caller counts, and tells a timeout from an answer.
+    call.set_timeout(PEER_TIMEOUT + Duration::from_millis(250));
     let answer = link
         .entries(call)
         .await

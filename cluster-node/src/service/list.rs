@@ -1,14 +1,21 @@
-//! Listing pins: from the index that fits the filter, in chunks, from one point in time.
+//! Listing pins: along the index that fits the filter, in chunks, from one point in time.
+//!
+//! [`walk`](super::walk) knows the indexes and their orders; here a list is cut into chunks and resumed.
 
 use std::collections::{BTreeMap, HashMap};
 
-use node_core::pinset::{self, KvError, KvRead, Table, Unsettled, keys};
+use node_core::pinset::{self, KvError, KvRead, Table, keys};
 use node_core::{Cid, Namespace, NodeId, Pin, PinKey, Placement, Timestamp};
 
+use super::walk::{Place, Walk, after, make_cursor, scan};
 use super::{Error, PinView};
 
 /// Pins in one chunk: large enough that the cost of a message is spread, small enough that the first comes at once.
 pub const LIST_CHUNK: usize = 1_000;
+
+/// Bytes of one chunk, about: a thousand pins with the longest metadata would be 50 MiB, more than clients take in one
+/// message and more than a peer should hold for each of its lists.
+pub const LIST_CHUNK_BYTES: usize = 1 << 20;
 
 /// Which pins are wanted. All conditions given must hold.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -85,241 +92,233 @@ pub struct ListChunk {
     pub cursor: String,
     /// The revision that the list shows.
     pub revision: u64,
-}
-
-/// The index that a list walks along, and between which keys.
-struct Walk {
     table: Table,
-    start: Vec<u8>,
-    end: Option<Vec<u8>>,
+    /// Where each pin lies in the index.
+    places: Vec<Vec<u8>>,
 }
 
-/// Lists pins; `emit` takes chunks and returns whether more are wanted. Runs on the caller's thread.
+impl ListChunk {
+    /// Where to go on behind the pin at this position of the chunk.
+    pub fn cursor_behind(&self, position: usize) -> String {
+        let place = self.places.get(position);
+        place.map_or_else(|| self.cursor.clone(), |place| make_cursor(self.table, place))
+    }
+}
+
+/// Lists pins; `emit` takes chunks and returns whether more are wanted. At least one chunk comes, so that the revision is
+/// known of an empty list too. Runs on the caller's thread.
 pub fn list(kv: &dyn KvRead, request: &ListRequest, emit: &mut dyn FnMut(ListChunk) -> bool) -> Result<(), Error> {
     let revision = pinset::header(kv)?.revision;
-    let filter = &request.filter;
-    let walk = choose(filter);
-    let mut from = match request.cursor.as_str() {
-        "" => walk.start.clone(),
-        cursor => after(&read_cursor(cursor, walk.table)?),
+    let walk = Walk::of(&request.filter);
+    let mut lister = Lister {
+        kv,
+        filter: &request.filter,
+        place: walk.place(&request.cursor)?,
+        walk: &walk,
     };
-    if from < walk.start {
-        return Err(bad_cursor(&request.cursor));
-    }
     let mut left = if request.limit == 0 { u64::MAX } else { request.limit };
+    let mut cursor = request.cursor.clone();
+    let mut is_first = true;
     // A filter that hardly anything passes would otherwise collect for minutes before it emits: an empty chunk carries
     // the cursor on and shows that the list lives.
     while left > 0 {
-        let rows = read_rows(kv, &walk, &from)?;
-        let Some(last) = rows.last().map(|row| row.key.clone()) else {
+        let room = usize::try_from(left).unwrap_or(usize::MAX).min(LIST_CHUNK);
+        let page = lister.page(room)?;
+        if page.last.is_none() && !is_first {
             break;
+        }
+        is_first = false;
+        if let Some(last) = &page.last {
+            cursor = make_cursor(walk.table, last);
+        }
+        left -= page.pins.len() as u64;
+        let chunk = ListChunk {
+            pins: page.pins,
+            cursor: cursor.clone(),
+            revision,
+            table: walk.table,
+            places: page.places,
         };
-        let whole_chunk = rows.len() == LIST_CHUNK;
-        let mut pins = Vec::with_capacity(rows.len());
-        let mut cursor = make_cursor(walk.table, &last);
-        for (row_key, view) in resolve(kv, walk.table, rows)? {
-            if !filter.cids.is_empty() && !filter.cids.contains(&view.pin.key.cid) {
+        if !emit(chunk) || page.is_last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What was found in one go.
+#[derive(Default)]
+struct Page {
+    pins: Vec<PinView>,
+    places: Vec<Vec<u8>>,
+    /// The place of the last row that was looked at; none when there was none.
+    last: Option<Vec<u8>>,
+    /// Nothing lies behind it.
+    is_last: bool,
+    bytes: usize,
+}
+
+impl Page {
+    fn push(&mut self, place: Vec<u8>, view: PinView) {
+        self.bytes += size_of(&view);
+        self.pins.push(view);
+        self.places.push(place);
+    }
+
+    fn is_full(&self, room: usize) -> bool {
+        self.pins.len() >= room || self.bytes >= LIST_CHUNK_BYTES
+    }
+}
+
+/// About what a pin takes in a message. Texts dominate; times, numbers and the CID are below the constant.
+fn size_of(view: &PinView) -> usize {
+    const REST: usize = 256;
+    /// Of a node's name, which most of the time is short.
+    const NAME: usize = 24;
+    let PinView { pin, placement } = view;
+    let options = &pin.options;
+    let pairs = options.metadata.iter().map(|(key, value)| key.len() + value.len() + 8);
+    let origins = options.origins.iter().map(|origin| origin.len() + 4);
+    let nodes = placement.as_ref().map_or(0, |placement| placement.nodes.len()) + options.nodes.len();
+    REST + pin.key.slot.len() + options.name.len() + pairs.sum::<usize>() + origins.sum::<usize>() + NAME * nodes
+}
+
+struct Lister<'a> {
+    kv: &'a dyn KvRead,
+    filter: &'a PinFilter,
+    walk: &'a Walk,
+    place: Place,
+}
+
+impl Lister<'_> {
+    /// The next pins that pass, at most `room`, and how far the index was read for them.
+    fn page(&mut self, room: usize) -> Result<Page, Error> {
+        match self.walk.table {
+            Table::Pins => self.page_of_pins(room),
+            Table::ByNode | Table::Unsettled | Table::CidPins => self.page_by_cid(room),
+            _ => self.page_by_index(room),
+        }
+    }
+
+    /// Pins lie there whole, and their placements in the same order.
+    fn page_of_pins(&mut self, room: usize) -> Result<Page, Error> {
+        let mut page = Page::default();
+        let (rows, is_end) = self.walk.rows(self.kv, &mut self.place)?;
+        let count = rows.len();
+        let mut pins = Vec::with_capacity(count);
+        for row in rows {
+            let pin = pinset::decode_pin(keys::read_pin(&row.key)?, &row.value)?;
+            pins.push((row.key, pin));
+        }
+        let mut placements = placements_of(self.kv, &pins)?;
+        let last = pins.last().map(|(place, _)| place.clone());
+        for (at, (place, pin)) in pins.into_iter().enumerate() {
+            let placement = match placements.remove(&pin.key.cid) {
+                Some(placement) => Some(placement),
+                None => pinset::placement(self.kv, &pin.key.cid)?,
+            };
+            if self.filter.wants(&pin, placement.as_ref()) {
+                page.push(place, PinView { pin, placement });
+                if page.is_full(room) {
+                    page.last = page.places.last().cloned();
+                    page.is_last = is_end && at + 1 == count;
+                    return self.went_to(page);
+                }
+            }
+        }
+        page.last = last;
+        page.is_last = is_end;
+        self.went_to(page)
+    }
+
+    /// Each row names one pin.
+    fn page_by_index(&mut self, room: usize) -> Result<Page, Error> {
+        let mut page = Page::default();
+        let (rows, is_end) = self.walk.rows(self.kv, &mut self.place)?;
+        let count = rows.len();
+        let last = rows.last().map(|row| row.key.clone());
+        for (at, row) in rows.into_iter().enumerate() {
+            let key = self.walk.read_pin(&row.key)?;
+            let Some(pin) = pinset::pin(self.kv, &key)? else {
                 continue;
-            }
-            if filter.wants(&view.pin, view.placement.as_ref()) {
-                pins.push(view);
-                left -= 1;
-                if left == 0 {
-                    cursor = make_cursor(walk.table, &row_key);
-                    break;
-                }
-            }
-        }
-        from = after(&last);
-        if !emit(ListChunk { pins, cursor, revision }) || !whole_chunk {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Looks single CIDs up; used when a filter names them.
-pub fn list_cids(kv: &dyn KvRead, request: &ListRequest, emit: &mut dyn FnMut(ListChunk) -> bool) -> Result<(), Error> {
-    let revision = pinset::header(kv)?.revision;
-    let filter = PinFilter {
-        cids: Vec::new(),
-        ..request.filter.clone()
-    };
-    let mut cids = request.filter.cids.clone();
-    cids.sort_unstable();
-    cids.dedup();
-    let mut rest = cids.as_slice();
-    if !request.cursor.is_empty() {
-        let last = keys::read_whole_cid(&read_cursor(&request.cursor, Table::CidPins)?)
-            .map_err(|_| bad_cursor(&request.cursor))?;
-        rest = &rest[rest.partition_point(|cid| *cid <= last)..];
-    }
-    let mut left = if request.limit == 0 { u64::MAX } else { request.limit };
-    for some in rest.chunks(LIST_CHUNK) {
-        let mut pins = Vec::new();
-        let mut cursor = String::new();
-        for cid in some {
-            let placement = pinset::placement(kv, cid)?;
-            for key in pinset::pins_of(kv, cid)? {
-                let Some(pin) = pinset::pin(kv, &key)? else { continue };
-                if left > 0 && filter.wants(&pin, placement.as_ref()) {
-                    pins.push(PinView {
-                        pin,
-                        placement: placement.clone(),
-                    });
-                    left -= 1;
-                }
-            }
-            cursor = make_cursor(Table::CidPins, &cid.to_bytes());
-            if left == 0 {
-                break;
-            }
-        }
-        if !emit(ListChunk { pins, cursor, revision }) || left == 0 {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn choose(filter: &PinFilter) -> Walk {
-    let within = |table, prefix: Vec<u8>| Walk {
-        table,
-        end: keys::after_prefix(&prefix),
-        start: prefix,
-    };
-    if filter.unplaced {
-        return within(Table::Unsettled, vec![Unsettled::TooFew.code()]);
-    }
-    if let Some(namespace) = &filter.namespace {
-        if let Some((name, value)) = filter.metadata.iter().next() {
-            return within(Table::ByMetadata, keys::metadata_pair(namespace, name, value));
-        }
-        if !filter.name_prefix.is_empty() {
-            return within(Table::ByName, keys::name_prefix(namespace, &filter.name_prefix));
-        }
-    }
-    if let Some(node) = filter.node {
-        return within(Table::ByNode, keys::node(node));
-    }
-    if let Some(before) = filter.expires_before {
-        return Walk {
-            table: Table::ByExpiry,
-            start: Vec::new(),
-            end: Some(keys::number(before.as_millis())),
-        };
-    }
-    if let Some(namespace) = &filter.namespace {
-        if filter.created_after.is_some() || filter.created_before.is_some() {
-            let start = keys::created_from(namespace, filter.created_after.unwrap_or(Timestamp::ZERO));
-            let end = match filter.created_before {
-                Some(before) => Some(keys::created_from(namespace, before)),
-                None => keys::after_prefix(&keys::namespace(namespace)),
             };
-            return Walk {
-                table: Table::ByCreated,
-                start,
-                end,
-            };
-        }
-        return within(Table::Pins, keys::namespace(namespace));
-    }
-    Walk {
-        table: Table::Pins,
-        start: Vec::new(),
-        end: None,
-    }
-}
-
-struct Row {
-    key: Vec<u8>,
-    value: Vec<u8>,
-}
-
-/// The next rows of the index. A node's own index lacks what is held everywhere; both lie in CID order, so they merge.
-fn read_rows(kv: &dyn KvRead, walk: &Walk, from: &[u8]) -> Result<Vec<Row>, KvError> {
-    let mut rows = scan(kv, walk.table, from, walk.end.as_deref())?;
-    if walk.table == Table::ByNode {
-        let prefix = &walk.start[..4];
-        let everywhere = scan(kv, Table::Everywhere, from.get(4..).unwrap_or_default(), None)?;
-        rows.extend(everywhere.into_iter().map(|row| Row {
-            key: [prefix, &row.key].concat(),
-            value: row.value,
-        }));
-        rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        rows.truncate(LIST_CHUNK);
-    }
-    Ok(rows)
-}
-
-fn scan(kv: &dyn KvRead, table: Table, from: &[u8], end: Option<&[u8]>) -> Result<Vec<Row>, KvError> {
-    let mut rows = Vec::with_capacity(LIST_CHUNK);
-    kv.scan(table, from, end, &mut |key, value| {
-        rows.push(Row {
-            key: key.to_vec(),
-            value: value.to_vec(),
-        });
-        rows.len() < LIST_CHUNK
-    })?;
-    Ok(rows)
-}
-
-/// Turns rows of an index into pins with their placements; each carries the key of its row for the cursor.
-fn resolve(kv: &dyn KvRead, table: Table, rows: Vec<Row>) -> Result<Vec<(Vec<u8>, PinView)>, KvError> {
-    let mut out = Vec::with_capacity(rows.len());
-    match table {
-        Table::Pins => {
-            let mut pins = Vec::with_capacity(rows.len());
-            for row in rows {
-                let pin = pinset::decode_pin(keys::read_pin(&row.key)?, &row.value)?;
-                pins.push((row.key, pin));
-            }
-            let mut placements = placements_of(kv, &pins)?;
-            for (key, pin) in pins {
-                let placement = match placements.remove(&pin.key.cid) {
-                    Some(placement) => Some(placement),
-                    None => pinset::placement(kv, &pin.key.cid)?,
-                };
-                out.push((key, PinView { pin, placement }));
-            }
-        }
-        Table::ByNode | Table::Unsettled => {
-            for row in rows {
-                let cid = if table == Table::ByNode {
-                    keys::read_by_node(&row.key)?
-                } else {
-                    keys::read_unsettled(&row.key)?
-                };
-                let placement = pinset::placement(kv, &cid)?;
-                for key in pinset::pins_of(kv, &cid)? {
-                    if let Some(pin) = pinset::pin(kv, &key)? {
-                        out.push((
-                            row.key.clone(),
-                            PinView {
-                                pin,
-                                placement: placement.clone(),
-                            },
-                        ));
-                    }
+            let placement = pinset::placement(self.kv, &key.cid)?;
+            if self.filter.wants(&pin, placement.as_ref()) {
+                page.push(row.key, PinView { pin, placement });
+                if page.is_full(room) {
+                    page.last = page.places.last().cloned();
+                    page.is_last = is_end && at + 1 == count;
+                    return self.went_to(page);
                 }
             }
         }
-        _ => {
-            for row in rows {
-                let key: PinKey = match table {
-                    Table::ByExpiry => keys::read_by_expiry(&row.key)?.1,
-                    Table::ByCreated => keys::read_indexed(&row.key, 0, 1)?,
-                    Table::ByName => keys::read_indexed(&row.key, 1, 0)?,
-                    _ => keys::read_indexed(&row.key, 2, 0)?,
-                };
-                if let Some(pin) = pinset::pin(kv, &key)? {
-                    let placement = pinset::placement(kv, &key.cid)?;
-                    out.push((row.key, PinView { pin, placement }));
+        // Namespaces that have nothing of it were passed over: that is a place too.
+        page.last = last.or_else(|| self.place.passed.clone());
+        page.is_last = is_end;
+        self.went_to(page)
+    }
+
+    /// Each row names one CID, and any number of pins may want it: a chunk may end between two of them.
+    fn page_by_cid(&mut self, room: usize) -> Result<Page, Error> {
+        let mut page = Page::default();
+        let (rows, is_end) = self.walk.rows(self.kv, &mut self.place)?;
+        let mut looked_at = 0;
+        for row in rows {
+            let (cid, prefix) = self.walk.read_cid(&row.key)?;
+            // Only of that CID: its row may have gone since the cursor was made.
+            let behind = self.place.within.take();
+            let behind = behind.filter(|behind| behind.starts_with(&keys::cid(&cid)));
+            let keys = pins_of(self.kv, &cid, behind.as_deref(), LIST_CHUNK - looked_at)?;
+            let may_have_more = keys.len() == LIST_CHUNK - looked_at;
+            looked_at += keys.len();
+            let placement = pinset::placement(self.kv, &cid)?;
+            for key in keys {
+                let place = [prefix, &keys::cid_pin(&key)].concat();
+                page.last = Some(place.clone());
+                if let Some(pin) = pinset::pin(self.kv, &key)?
+                    && self.filter.wants(&pin, placement.as_ref())
+                {
+                    let placement = placement.clone();
+                    page.push(place, PinView { pin, placement });
+                }
+                if page.is_full(room) {
+                    return self.went_to(page);
                 }
             }
+            if may_have_more {
+                return self.went_to(page);
+            }
+            page.last = Some(row.key);
         }
+        page.is_last = is_end;
+        self.went_to(page)
     }
-    Ok(out)
+
+    fn went_to(&mut self, page: Page) -> Result<Page, Error> {
+        if let Some(last) = &page.last {
+            self.place = self.walk.behind(last)?;
+        }
+        Ok(page)
+    }
+}
+
+/// The next pins of a CID in order, behind a key of `CidPins`.
+fn pins_of(kv: &dyn KvRead, cid: &Cid, behind: Option<&[u8]>, limit: usize) -> Result<Vec<PinKey>, KvError> {
+    let prefix = keys::cid(cid);
+    let start = behind.map_or_else(|| prefix.clone(), after);
+    let mut found = Vec::new();
+    for row in scan(
+        kv,
+        Table::CidPins,
+        &start,
+        keys::after_prefix(&prefix).as_deref(),
+        limit,
+    )?
+    .0
+    {
+        found.push(keys::read_cid_pin(&row.key)?);
+    }
+    Ok(found)
 }
 
 /// The placements of a run of pins in one scan: pins and placements lie in the same order, so this reads each once.
@@ -353,40 +352,5 @@ fn placements_of(kv: &dyn KvRead, pins: &[(Vec<u8>, Pin)]) -> Result<HashMap<Cid
     failed.map_or(Ok(found), Err)
 }
 
-/// The first key behind `key`.
-fn after(key: &[u8]) -> Vec<u8> {
-    [key, &[0]].concat()
-}
-
-/// A cursor is the index and the last row read, in hexadecimal.
-pub(super) fn make_cursor(table: Table, key: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut out = String::with_capacity(2 + 2 * key.len());
-    // Writing to a String can't fail.
-    let _ = write!(out, "{:02x}", table as u8);
-    for byte in key {
-        let _ = write!(out, "{byte:02x}");
-    }
-    out
-}
-
-pub(super) fn read_cursor(cursor: &str, table: Table) -> Result<Vec<u8>, Error> {
-    const CURSOR_CHARS_MAX: usize = 16_384;
-    if cursor.len() > CURSOR_CHARS_MAX || !cursor.is_ascii() || !cursor.len().is_multiple_of(2) {
-        return Err(bad_cursor(cursor));
-    }
-    let byte = |at: usize| u8::from_str_radix(&cursor[at..at + 2], 16).map_err(|_| bad_cursor(cursor));
-    let bytes = (0..cursor.len()).step_by(2).map(byte).collect::<Result<Vec<_>, _>>()?;
-    match bytes.split_first() {
-        Some((first, key)) if *first == table as u8 => Ok(key.to_vec()),
-        _ => Err(bad_cursor(cursor)),
-    }
-}
-
-fn bad_cursor(cursor: &str) -> Error {
-    Error::invalid(
-        "cursor",
-        cursor,
-        "use the cursor of an earlier answer to the same filter, unchanged",
-    )
-}
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 //!
 //! Handlers of an API convert and call; they decide nothing. Nobody here calls an API.
 
+mod chunks;
 mod error;
 mod fleet;
 mod gather;
@@ -20,12 +21,16 @@ mod peers;
 mod pins;
 mod proposer;
 mod reads;
+mod recover;
 mod report;
 mod settle;
 mod status;
 mod views;
+mod walk;
 mod wanted;
+mod watch;
 
+pub use chunks::{AHEAD, ChunkSender, SEND_LIMIT, chunks_within};
 pub use error::Error;
 pub use fleet::{FleetView, Heard, HeardNode};
 pub use gather::{ENTRIES_CHUNK, Gather, put_entry};
@@ -35,13 +40,15 @@ pub use members::{ClusterView, JoinAnswer, NodeWish, PeerRole, PeerView, Problem
 pub use names::NodeNames;
 pub use nodes::{NodeFactory, NodeLimits, ObserverOf};
 pub use peers::{LinkPurpose, Links, PeerDirectory, PeerLink};
-pub use pins::{Explanation, PinWish, Pins, RecoverFilter, UpdateWish};
+pub use pins::{Explanation, PinWish, Pins, UpdateWish};
 pub use proposer::{Answer, Proposer, ProposerLimits};
 pub use reads::{Reads, ServiceMetrics, Shared};
+pub use recover::RecoverFilter;
 pub use report::{put_item, read_item, read_report};
 pub use status::{StatusAllRequest, StatusChunk, own_page};
 pub use views::{NodeEntry, PinView, StatusView};
 pub use wanted::StateWanted;
+pub use watch::WatchChunk;
 
 use std::time::Duration;
 

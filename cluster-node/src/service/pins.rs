@@ -1,21 +1,20 @@
 //! Pins: recording, removing, reading, explaining, recovering.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_consensus::Consensus;
-use cluster_proto::peer::v1::{ExplainPlacementRequest, RecoverEntriesRequest, Verdict};
-use cluster_storage::state::StateDb;
+use cluster_proto::peer::v1::{ExplainPlacementRequest, Verdict};
 use cluster_worker::{Clock, Worker};
 use node_core::command::{Op, OpResult, PinOutcome, Pinned, Plan, Request};
-use node_core::pinset::{self, Change, KvRead};
-use node_core::{
-    Cid, ErrorClass, NodeId, Pin, PinKey, PinOptions, Placement, Replication, RequestId, Status, Timestamp,
-};
-use tokio::sync::{Semaphore, mpsc};
+use node_core::pinset::{self, KvRead};
+use node_core::{Cid, NodeId, Pin, PinKey, PinOptions, Placement, Replication, RequestId, Timestamp};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::chunks::{ChunkSender, Chunks, chunks};
 use super::fleet::Wish;
-use super::gather::Gather;
+use super::gather::{Gather, PEER_TIMEOUT};
 use super::list::{self, ListChunk, ListRequest};
 use super::proposer::{Answer, WhenFull};
 use super::reads::Shared;
@@ -25,14 +24,16 @@ use super::{Error, FleetView, NodeFactory, NodeNames, PeerDirectory, PinView, Pr
 /// Lists that run at once on one peer. Each holds a thread and a few chunks.
 const LISTS_MAX: usize = 64;
 
-/// Chunks that wait for a client: one being sent and one on its way.
-const CHUNKS_AHEAD: usize = 2;
+/// Watches that run at once on one peer. Each holds a task and at most three chunks of changes, 200 KiB in all.
+const WATCHES_MAX: usize = 1_024;
 
-/// Changes in one message of a watch.
-const WATCH_CHUNK: usize = 1_000;
+/// Bulk streams that run at once on one peer. Each holds up to 16,000 answers that are on their way; the operations
+/// themselves are bounded by the proposer.
+const BULKS_MAX: usize = 256;
 
-/// Peers that a recover or a scan is asked of wait so long.
-const RECOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a follower that has committed an operation waits until it has applied it too, to show it as recorded: apply
+/// follows commit within a heartbeat or two.
+const SHOW_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A pin to record.
 #[derive(Debug, Clone)]
@@ -62,19 +63,6 @@ pub struct UpdateWish {
     pub unpin_from: bool,
     /// Makes repetition safe.
     pub request_id: Option<RequestId>,
-}
-
-/// Which entries are re-armed.
-#[derive(Debug, Clone, Default)]
-pub struct RecoverFilter {
-    /// Of this CID.
-    pub cid: Option<Cid>,
-    /// Of this node.
-    pub node: Option<NodeId>,
-    /// In these states; empty = given up and retrying.
-    pub statuses: Vec<Status>,
-    /// Whose last error is of this class.
-    pub class: Option<ErrorClass>,
 }
 
 /// Why a CID is held where it is.
@@ -111,6 +99,8 @@ pub struct Pins {
     /// Daemons.
     pub nodes: Arc<NodeFactory>,
     lists: Arc<Semaphore>,
+    pub(super) watches: Arc<Semaphore>,
+    bulks: Arc<Semaphore>,
 }
 
 impl Pins {
@@ -128,7 +118,7 @@ impl Pins {
         clock: Arc<dyn Clock>,
         nodes: Arc<NodeFactory>,
     ) -> Self {
-        let lists = Arc::new(Semaphore::new(LISTS_MAX));
+        let slots = |count| Arc::new(Semaphore::new(count));
         Self {
             proposer,
             reads,
@@ -140,7 +130,9 @@ impl Pins {
             fleet,
             clock,
             nodes,
-            lists,
+            lists: slots(LISTS_MAX),
+            watches: slots(WATCHES_MAX),
+            bulks: slots(BULKS_MAX),
         }
     }
 
@@ -161,9 +153,9 @@ impl Pins {
 
     /// Records a pin.
     pub async fn pin(&self, wish: PinWish, wait: Duration) -> Result<(PinOutcome, PinView), Error> {
-        let (key, options) = (wish.key.clone(), wish.options.clone());
+        let (key, options, is_named) = (wish.key.clone(), wish.options.clone(), wish.request_id.is_some());
         let result = self.proposer.submit(request_of(wish), wait).await?;
-        self.recorded(key, options, result)
+        self.recorded(key, options, result, is_named).await
     }
 
     /// Puts a pin into the queue without waiting for its answer. Waits for room.
@@ -171,52 +163,40 @@ impl Pins {
         self.proposer.enqueue(request_of(wish), wait, WhenFull::Wait).await
     }
 
-    fn recorded(&self, key: PinKey, options: PinOptions, result: OpResult) -> Result<(PinOutcome, PinView), Error> {
-        let OpResult::Pinned(Pinned {
-            outcome,
-            created,
-            modified,
-            revision,
-            nodes,
-            everywhere,
-            unplaced,
-        }) = result
-        else {
+    /// The answer to a recorded pin. Without a request ID the options are those of the call. Under one the answer may be
+    /// that of an earlier call with other options, so what is recorded is shown.
+    async fn recorded(
+        &self,
+        key: PinKey,
+        options: PinOptions,
+        result: OpResult,
+        is_named: bool,
+    ) -> Result<(PinOutcome, PinView), Error> {
+        let OpResult::Pinned(pinned) = result else {
             return Err(Error::Internal(format!("a pin was answered with {result:?}")));
         };
-        let default = self.shared.settings().replication;
-        let replication = options.replication.resolve(default)?;
-        let placement = Placement {
-            cid: key.cid,
-            mode: options.mode,
-            replication: if everywhere {
-                Replication::EVERYWHERE
-            } else {
-                replication
-            },
-            nodes,
-            unplaced,
-            pins: 1,
-            origins: Vec::new(),
-            updated_from: None,
-            revision,
-            changed: modified,
-        };
-        let options = PinOptions { replication, ..options };
-        let pin = Pin {
-            key,
-            options,
-            created,
-            modified,
-            revision,
-        };
-        Ok((
-            outcome,
-            PinView {
-                pin,
-                placement: Some(placement),
-            },
-        ))
+        let outcome = pinned.outcome;
+        if is_named && self.has_applied(pinned.revision).await {
+            let state = self.reads.stale();
+            let view = match pinset::pin(&*state, &key)? {
+                Some(pin) => PinView {
+                    pin,
+                    placement: pinset::placement(&*state, &key.cid)?,
+                },
+                // Removed since: what the first answer told is all that is left of it.
+                None => made_view(key, PinOptions::default(), pinned),
+            };
+            return Ok((outcome, view));
+        }
+        let replication = options.replication.resolve(self.shared.settings().replication)?;
+        Ok((outcome, made_view(key, PinOptions { replication, ..options }, pinned)))
+    }
+
+    /// Waits until this peer has applied a revision, but not for long.
+    async fn has_applied(&self, revision: u64) -> bool {
+        let mut applied = self.consensus.applied();
+        let applied = applied.wait_for(|applied| applied.revision >= revision);
+        matches!(tokio::time::timeout(SHOW_TIMEOUT, applied).await, Ok(Ok(_)))
     }
 
     /// Removes a pin.
@@ -258,17 +238,13 @@ impl Pins {
             from: Some(wish.from),
             unpin_from: wish.unpin_from,
         };
-        let result = self
-            .proposer
-            .submit(
-                Request {
-                    id: wish.request_id,
-                    op,
-                },
-                wait,
-            )
-            .await?;
-        self.recorded(wish.to, options, result)
+        let is_named = wish.request_id.is_some();
+        let request = Request {
+            id: wish.request_id,
+            op,
+        };
+        let result = self.proposer.submit(request, wait).await?;
+        self.recorded(wish.to, options, result, is_named).await
     }
 
     /// One pin.
@@ -285,39 +261,34 @@ impl Pins {
         request: ListRequest,
         linearizable: bool,
         wait: Duration,
-    ) -> Result<mpsc::Receiver<Result<ListChunk, Error>>, Error> {
+    ) -> Result<Chunks<ListChunk>, Error> {
         let state = self.reads.with(linearizable, wait).await?;
-        self.on_thread(move |out| {
-            let mut emit = |chunk| out.blocking_send(Ok(chunk)).is_ok();
-            let result = state.read_view(|kv| {
-                if request.filter.cids.is_empty() {
-                    list::list(kv, &request, &mut emit)
-                } else {
-                    list::list_cids(kv, &request, &mut emit)
-                }
-            });
+        self.on_thread(move |mut out| {
+            let mut emit = |chunk| out.send_blocking(Ok(chunk));
+            let result = state.read_view(|kv| list::list(kv, &request, &mut emit));
             if let Err(error) = result {
-                // Nobody listens any more: the caller went away.
-                let _ = out.blocking_send(Err(error));
+                out.send_blocking(Err(error));
             }
         })
     }
 
-    /// Runs a list on a thread of its own; it ends when nobody listens.
+    /// Runs a list on a thread of its own; it ends when nobody listens, or reads.
     fn on_thread<T: Send + 'static>(
         &self,
-        work: impl FnOnce(mpsc::Sender<Result<T, Error>>) + Send + 'static,
-    ) -> Result<mpsc::Receiver<Result<T, Error>>, Error> {
-        let slot = self.lists.clone().try_acquire_owned();
-        let slot = slot.map_err(|_| Error::Overloaded {
-            retry_after: Duration::from_secs(1),
-        })?;
-        let (out, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        work: impl FnOnce(ChunkSender<T>) + Send + 'static,
+    ) -> Result<Chunks<T>, Error> {
+        let slot = slot_of(&self.lists)?;
+        let (out, chunks) = chunks();
         tokio::task::spawn_blocking(move || {
             work(out);
             drop(slot);
         });
         Ok(chunks)
+    }
+
+    /// A place for one more bulk stream, given back when it is dropped.
+    pub fn bulk_slot(&self) -> Result<OwnedSemaphorePermit, Error> {
+        slot_of(&self.bulks)
     }
 
     /// The status of one CID.
@@ -332,7 +303,11 @@ impl Pins {
             }
             _ => names.present().map(|node| node.peer).collect(),
         };
-        let (mut entries, silent) = self.gather.from(&names, drivers, vec![cid]).await?;
+        let mut silent = BTreeSet::new();
+        let mut entries = self
+            .gather
+            .from(&names, drivers, &[cid], PEER_TIMEOUT, &mut silent)
+            .await?;
         let rows = entries.remove(&cid).unwrap_or_default();
         if placement.is_none() && rows.is_empty() {
             return Err(Error::not_found(format!(
@@ -352,7 +327,7 @@ impl Pins {
     }
 
     /// The status of many CIDs, in chunks.
-    pub fn status_all(&self, request: StatusAllRequest) -> Result<mpsc::Receiver<Result<StatusChunk, Error>>, Error> {
+    pub fn status_all(&self, request: StatusAllRequest) -> Result<Chunks<StatusChunk>, Error> {
         let sources = Sources {
             state: self.reads.stale(),
             worker: self.worker.clone(),
@@ -360,119 +335,7 @@ impl Pins {
             gather: self.gather.clone(),
             names: self.names(),
         };
-        self.on_thread(move |out| status_all(&sources, &request, &out))
-    }
-
-    /// Streams changes after a revision until nobody listens.
-    pub fn watch(&self, after: u64) -> Result<mpsc::Receiver<Result<Vec<Change>, Error>>, Error> {
-        let header = pinset::header(&*self.reads.stale())?;
-        let mut after = if after == 0 { header.revision } else { after };
-        if after.saturating_add(1) < header.changes_from {
-            return Err(Error::HistoryGone {
-                asked: after,
-                oldest: header.changes_from,
-            });
-        }
-        let mut applied = self.consensus.applied();
-        let reads = self.reads.clone();
-        let (out, changes) = mpsc::channel(CHUNKS_AHEAD);
-        tokio::spawn(async move {
-            loop {
-                applied.mark_unchanged();
-                let state = reads.stale();
-                // At most a chunk of rows that lie together: short enough for this thread.
-                let next = read_changes(&state, after);
-                let idle = matches!(&next, Ok(changes) if changes.is_empty());
-                if !idle {
-                    let failed = next.is_err();
-                    if let Some(last) = next.as_ref().ok().and_then(|changes| changes.last()) {
-                        after = last.revision;
-                    }
-                    if out.send(next).await.is_err() || failed {
-                        return;
-                    }
-                    continue;
-                }
-                tokio::select! {
-                    changed = applied.changed() => if changed.is_err() { return },
-                    () = out.closed() => return,
-                }
-            }
-        });
-        Ok(changes)
-    }
-
-    /// Re-arms entries on all peers. Answers how many, and the nodes of peers that did not answer.
-    pub async fn recover(&self, filter: &RecoverFilter) -> Result<(u64, Vec<NodeId>), Error> {
-        let names = self.names();
-        let nodes: Vec<_> = names
-            .present()
-            .filter(|node| filter.node.is_none_or(|wanted| node.id == wanted))
-            .cloned()
-            .collect();
-        let mut drivers: Vec<_> = nodes.iter().map(|node| node.peer).collect();
-        drivers.sort_unstable();
-        drivers.dedup();
-        let calls = drivers.into_iter().map(|peer| {
-            let of_peer: Vec<NodeId> = nodes
-                .iter()
-                .filter(|node| node.peer == peer)
-                .map(|node| node.id)
-                .collect();
-            async move { (self.recover_at(peer, filter, &of_peer).await, of_peer) }
-        });
-        let mut recovered = 0;
-        let mut unreachable = Vec::new();
-        for (result, of_peer) in futures::future::join_all(calls).await {
-            match result {
-                Ok(count) => recovered += count,
-                Err(error) => {
-                    tracing::warn!(%error, "a peer could not be asked to recover");
-                    unreachable.extend(of_peer);
-                }
-            }
-        }
-        Ok((recovered, unreachable))
-    }
-
-    async fn recover_at(
-        &self,
-        peer: node_core::PeerId,
-        filter: &RecoverFilter,
-        nodes: &[NodeId],
-    ) -> Result<u64, Error> {
-        if peer == self.directory.own() {
-            return self.recover_here(filter, nodes).await;
-        }
-        let code = |position: usize| u32::try_from(position + 1).unwrap_or_default();
-        let mut call = tonic::Request::new(RecoverEntriesRequest {
-            cid: filter.cid.map(|cid| cid.to_bytes().into()).unwrap_or_default(),
-            nodes: nodes.iter().map(|node| node.0).collect(),
-            statuses: filter.statuses.iter().map(|status| code(*status as usize)).collect(),
-            error_class: filter.class.map_or(0, |class| code(class as usize)),
-        });
-        call.set_timeout(RECOVER_TIMEOUT);
-        let mut link = self.directory.link(peer).await?;
-        let answer = link
-            .recover(call)
-            .await
-            .map_err(|status| Error::NoLeader(status.message().to_owned()))?;
-        Ok(answer.into_inner().recovered)
-    }
-
-    /// Re-arms entries of this peer's own nodes.
-    pub async fn recover_here(&self, filter: &RecoverFilter, nodes: &[NodeId]) -> Result<u64, Error> {
-        let mut recovered = 0;
-        for node in nodes {
-            let recover = cluster_worker::Recover {
-                node: Some(*node),
-                cid: filter.cid,
-                class: filter.class,
-                statuses: filter.statuses.clone(),
-            };
-            recovered += self.worker.recover(recover).await.map_err(Error::Internal)?;
-        }
-        Ok(recovered)
+        self.on_thread(move |out| status_all(&sources, &request, out))
     }
 
     /// Why a CID is held where it is, or where it would go. Asked of the leader, who has heard of the nodes.
@@ -585,16 +448,50 @@ fn request_of(wish: PinWish) -> Request {
     }
 }
 
-fn read_changes(state: &StateDb, after: u64) -> Result<Vec<Change>, Error> {
-    let changes = pinset::changes_after(state, after, WATCH_CHUNK)?;
-    // A watcher that fell behind the kept history must not miss a change in silence.
-    if let Some(first) = changes.first().filter(|first| first.revision > after + 1) {
-        return Err(Error::HistoryGone {
-            asked: after,
-            oldest: first.revision,
-        });
+fn made_view(key: PinKey, options: PinOptions, pinned: Pinned) -> PinView {
+    let Pinned {
+        outcome: _,
+        created,
+        modified,
+        revision,
+        nodes,
+        everywhere,
+        unplaced,
+    } = pinned;
+    let placement = Placement {
+        cid: key.cid,
+        mode: options.mode,
+        replication: if everywhere {
+            Replication::EVERYWHERE
+        } else {
+            options.replication
+        },
+        nodes,
+        unplaced,
+        pins: 1,
+        origins: Vec::new(),
+        updated_from: None,
+        revision,
+        changed: modified,
+    };
+    PinView {
+        pin: Pin {
+            key,
+            options,
+            created,
+            modified,
+            revision,
+        },
+        placement: Some(placement),
     }
-    Ok(changes)
+}
+
+/// One of a bounded number of places, or the hint to come again: they are taken by streams, which last.
+pub(super) fn slot_of(slots: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+    let slot = slots.clone().try_acquire_owned();
+    slot.map_err(|_| Error::Overloaded {
+        retry_after: Duration::from_secs(1),
+    })
 }
 
 fn not_pinned(key: &PinKey) -> Error {

@@ -7,7 +7,7 @@
 //! Nobody lets go before the others hold it: the ledgers of the nodes in question are asked first, and
 //! [`node_core::allocate::hand_over`] decides.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use node_core::pinset::{self, KvError, KvRead, Table, Unsettled, keys};
 use node_core::{Cid, NodeId, NodeState, Placement, Status};
 
 use super::fleet::{NOTHING_KNOWN, Wish};
+use super::gather::PEER_TIMEOUT;
 use super::proposer::WhenFull;
 use super::{Error, NodeNames, Pins, WAIT_DEFAULT};
 
@@ -223,7 +224,8 @@ impl Settler {
         if cids.is_empty() {
             return Ok(HashMap::new());
         }
-        let (entries, silent) = self.pins.gather.all(names, cids.clone()).await?;
+        let mut silent = BTreeSet::new();
+        let entries = self.pins.gather.all(names, &cids, PEER_TIMEOUT, &mut silent).await?;
         let said = |cid: &Cid, node: NodeId| {
             let entries = entries.get(cid).map(Vec::as_slice).unwrap_or_default();
             entries

@@ -21,9 +21,10 @@ use node_core::pinset::{self, KvRead, Table, keys};
 use node_core::{Cid, Namespace, NodeId, PeerId, Placement, Status};
 use tokio::sync::mpsc;
 
-use super::gather::{Gather, Rows, entry_of, scan_peer};
-use super::list::{self, LIST_CHUNK, ListRequest, PinFilter, make_cursor, read_cursor};
-use super::{Error, NodeEntry, NodeNames, PeerDirectory, StatusView};
+use super::gather::{Entries, Gather, Rows, entry_of, scan_peer};
+use super::list::{self, LIST_CHUNK, LIST_CHUNK_BYTES, ListRequest, PinFilter};
+use super::walk::{Walk, bad_cursor, make_cursor, read_cursor};
+use super::{ChunkSender, Error, NodeEntry, NodeNames, PeerDirectory, StatusView};
 
 /// Which statuses are wanted.
 #[derive(Debug, Clone, Default)]
@@ -67,20 +68,18 @@ pub struct Sources {
     pub names: NodeNames,
 }
 
-type Out = mpsc::Sender<Result<StatusChunk, Error>>;
-
 /// Streams the status of many CIDs into `out`. Blocks: runs on a thread of its own, inside a runtime.
-pub fn status_all(sources: &Sources, request: &StatusAllRequest, out: &Out) {
+pub fn status_all(sources: &Sources, request: &StatusAllRequest, mut out: ChunkSender<StatusChunk>) {
+    let mut emitter = Emitter::new(request, &mut out);
     let result = if !request.filter.is_empty() {
-        by_pins(sources, request, out)
+        by_pins(sources, request, &mut emitter)
     } else if is_indexed(&request.statuses) {
-        by_state(sources, request, out)
+        by_state(sources, request, &mut emitter)
     } else {
-        merged(sources, request, out)
+        merged(sources, request, &mut emitter)
     };
     if let Err(error) = result {
-        // Nobody listens any more: the caller went away.
-        let _ = out.blocking_send(Err(error));
+        out.send_blocking(Err(error));
     }
 }
 
@@ -99,46 +98,101 @@ fn passes(view: &StatusView, statuses: &[Status]) -> bool {
         || view.entries.iter().any(|entry| statuses.contains(&entry.status))
 }
 
-/// Collects views and sends them in chunks, up to the limit.
+/// About what the status of a CID takes in a message.
+fn size_of(view: &StatusView, brief: bool) -> usize {
+    /// The CID, its name's frame and numbers.
+    const REST: usize = 128;
+    /// Of a node: its name, and unless only that is asked for its ID, its peer's, times and numbers.
+    const BRIEF: usize = 32;
+    const FULL: usize = 160;
+    let unplaced = view
+        .placement
+        .as_ref()
+        .and_then(|placement| placement.unplaced.as_ref());
+    let texts = view.name.len() + unplaced.map_or(0, String::len);
+    let entries = view.entries.iter();
+    let entries = entries.map(|entry| if brief { BRIEF } else { FULL + entry.error.len() });
+    REST + texts + entries.sum::<usize>()
+}
+
+/// Sends views in chunks, up to the limit.
 struct Emitter<'a> {
     request: &'a StatusAllRequest,
-    out: &'a Out,
+    out: &'a mut ChunkSender<StatusChunk>,
     left: u64,
-    unreachable: Vec<NodeId>,
+    /// Where the last chunk ended.
+    cursor: String,
+    /// Peers that did not answer.
+    silent: BTreeSet<PeerId>,
+    /// So many of them were told in a chunk.
+    told: usize,
 }
 
 impl<'a> Emitter<'a> {
-    fn new(request: &'a StatusAllRequest, out: &'a Out) -> Self {
+    fn new(request: &'a StatusAllRequest, out: &'a mut ChunkSender<StatusChunk>) -> Self {
         let left = if request.limit == 0 { u64::MAX } else { request.limit };
         Self {
             request,
             out,
             left,
-            unreachable: Vec::new(),
+            cursor: request.cursor.clone(),
+            silent: BTreeSet::new(),
+            told: 0,
         }
     }
 
-    /// Sends what passes; breaks when the limit is reached or nobody listens.
-    fn send(&mut self, mut views: Vec<StatusView>, end: Option<String>) -> ControlFlow<()> {
-        views.retain(|view| passes(view, &self.request.statuses));
-        let room = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let cut = views.len() > room;
-        views.truncate(room);
-        self.left -= views.len() as u64;
-        let by_cid = |view: &StatusView| make_cursor(Table::Placements, &view.cid.to_bytes());
-        let cursor = match end {
-            Some(end) if !cut => end,
-            _ => views.last().map(by_cid).unwrap_or_default(),
-        };
+    /// Sends what passes; breaks when the limit is reached or nobody listens. `cursor_behind` tells where to go on behind
+    /// a view, `end` behind everything that was looked at for these views, whether it passed or not.
+    fn send(
+        &mut self,
+        names: &NodeNames,
+        views: Vec<(usize, StatusView)>,
+        cursor_behind: impl Fn(usize, &StatusView) -> String,
+        end: String,
+    ) -> ControlFlow<()> {
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        for (position, view) in views {
+            if !passes(&view, &self.request.statuses) {
+                continue;
+            }
+            bytes += size_of(&view, self.request.brief);
+            self.left -= 1;
+            let cursor = (self.left == 0 || bytes >= LIST_CHUNK_BYTES).then(|| cursor_behind(position, &view));
+            chunk.push(view);
+            if let Some(cursor) = cursor {
+                bytes = 0;
+                self.emit(names, std::mem::take(&mut chunk), cursor)?;
+                if self.left == 0 {
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+        self.emit(names, chunk, end)
+    }
+
+    fn emit(&mut self, names: &NodeNames, views: Vec<StatusView>, cursor: String) -> ControlFlow<()> {
+        self.cursor.clone_from(&cursor);
+        self.told = self.silent.len();
         let chunk = StatusChunk {
             views,
             cursor,
-            unreachable: self.unreachable.clone(),
+            unreachable: nodes_of(names, &self.silent),
         };
-        if self.out.blocking_send(Ok(chunk)).is_err() || self.left == 0 {
-            return ControlFlow::Break(());
+        if self.out.send_blocking(Ok(chunk)) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
         }
-        ControlFlow::Continue(())
+    }
+
+    /// The last chunk: tells of peers that fell silent after the last one was sent, or nothing was found.
+    fn finish(&mut self, names: &NodeNames) {
+        if self.silent.len() > self.told {
+            let cursor = self.cursor.clone();
+            // It was the last one anyhow.
+            let _ = self.emit(names, Vec::new(), cursor);
+        }
     }
 }
 
@@ -150,24 +204,32 @@ fn nodes_of(names: &NodeNames, peers: &BTreeSet<PeerId>) -> Vec<NodeId> {
         .collect()
 }
 
-/// Looks up CIDs one by one, on all peers.
-fn look_up(sources: &Sources, cids: Vec<Cid>) -> Result<(Vec<StatusView>, Vec<NodeId>), Error> {
+/// Looks up CIDs one by one, on all peers but those that are silent. Views carry the position of their CID.
+fn look_up(
+    sources: &Sources,
+    request: &StatusAllRequest,
+    cids: &[Cid],
+    silent: &mut BTreeSet<PeerId>,
+) -> Result<Vec<(usize, StatusView)>, Error> {
     let runtime = tokio::runtime::Handle::current();
-    let (mut entries, silent) = runtime.block_on(sources.gather.all(&sources.names, cids.clone()))?;
+    let asked = sources.gather.all(&sources.names, cids, request.peer_timeout, silent);
+    let entries: Entries = runtime.block_on(asked)?;
     let everyone = sources.names.everyone();
-    let unreachable = nodes_of(&sources.names, &silent);
+    let unreachable = nodes_of(&sources.names, silent);
     let mut views = Vec::with_capacity(cids.len());
-    for cid in cids {
-        let placement = pinset::placement(&*sources.state, &cid)?;
-        let rows = entries.remove(&cid).unwrap_or_default();
+    for (position, cid) in cids.iter().enumerate() {
+        let placement = pinset::placement(&*sources.state, cid)?;
+        // A CID may stand in a list twice, each time with another of its pins.
+        let rows = entries.get(cid).cloned().unwrap_or_default();
         if placement.is_none() && rows.is_empty() {
             continue;
         }
-        let name = name_of(&*sources.state, &cid)?;
+        let name = name_of(&*sources.state, cid)?;
         let is_silent = |node| unreachable.contains(&node);
-        views.push(StatusView::fold(cid, name, placement, rows, &everyone, &is_silent));
+        let view = StatusView::fold(*cid, name, placement, rows, &everyone, &is_silent);
+        views.push((position, view));
     }
-    Ok((views, unreachable))
+    Ok(views)
 }
 
 /// The name of the first pin of a CID that has one.
@@ -181,27 +243,39 @@ pub fn name_of(kv: &dyn KvRead, cid: &Cid) -> Result<String, Error> {
 }
 
 /// The CIDs of the pins that a filter finds, in the order of the list.
-fn by_pins(sources: &Sources, request: &StatusAllRequest, out: &Out) -> Result<(), Error> {
+fn by_pins(sources: &Sources, request: &StatusAllRequest, emitter: &mut Emitter<'_>) -> Result<(), Error> {
     let listing = ListRequest {
         filter: request.filter.clone(),
         limit: 0,
         cursor: request.cursor.clone(),
     };
-    let mut emitter = Emitter::new(request, out);
+    let mut silent = BTreeSet::new();
     let mut failed = None;
-    let mut last = None;
+    // A list that is resumed knows the CID that it ended with as the whole one does.
+    let mut last = Walk::of(&request.filter).cid_at(&request.cursor);
     let mut emit = |chunk: list::ListChunk| {
-        let mut cids: Vec<Cid> = chunk.pins.iter().map(|view| view.pin.key.cid).collect();
         // Several pins of one CID lie together in every index by CID; elsewhere a CID may come again, with its pin.
-        cids.dedup();
-        if cids.first() == last.as_ref() && !cids.is_empty() {
-            cids.remove(0);
+        let mut cids = Vec::with_capacity(chunk.pins.len());
+        // The position in the chunk of the last pin of each.
+        let mut ends = Vec::with_capacity(chunk.pins.len());
+        for (position, view) in chunk.pins.iter().enumerate() {
+            let cid = view.pin.key.cid;
+            if last == Some(cid) {
+                if let Some(end) = ends.last_mut() {
+                    *end = position;
+                }
+                continue;
+            }
+            last = Some(cid);
+            cids.push(cid);
+            ends.push(position);
         }
-        last = cids.last().copied().or(last);
-        match look_up(sources, cids) {
-            Ok((views, unreachable)) => {
-                emitter.unreachable = unreachable;
-                emitter.send(views, Some(chunk.cursor)).is_continue()
+        match look_up(sources, request, &cids, &mut silent) {
+            Ok(views) => {
+                emitter.silent.clone_from(&silent);
+                let behind = |position: usize, _: &StatusView| chunk.cursor_behind(ends[position]);
+                let sent = emitter.send(&sources.names, views, behind, chunk.cursor.clone());
+                sent.is_continue()
             }
             Err(error) => {
                 failed = Some(error);
@@ -209,59 +283,64 @@ fn by_pins(sources: &Sources, request: &StatusAllRequest, out: &Out) -> Result<(
             }
         }
     };
-    let kv: &dyn KvRead = &*sources.state;
-    if request.filter.cids.is_empty() {
-        list::list(kv, &listing, &mut emit)?;
-    } else {
-        list::list_cids(kv, &listing, &mut emit)?;
-    }
+    list::list(&*sources.state, &listing, &mut emit)?;
     failed.map_or(Ok(()), Err)
 }
 
+/// Where a list by CID goes on behind a CID.
+fn behind(cid: &Cid) -> String {
+    make_cursor(Table::Placements, &cid.to_bytes())
+}
+
 /// CIDs in states that are rare: ledgers find them by index, and only those are looked up.
-fn by_state(sources: &Sources, request: &StatusAllRequest, out: &Out) -> Result<(), Error> {
+fn by_state(sources: &Sources, request: &StatusAllRequest, emitter: &mut Emitter<'_>) -> Result<(), Error> {
     let mut merge = Merge::begin(sources, request, false)?;
-    let mut emitter = Emitter::new(request, out);
     while let Some(step) = merge.step()? {
         let cids: Vec<Cid> = step.into_iter().map(|found| found.cid).collect();
-        let (views, unreachable) = look_up(sources, cids)?;
-        emitter.unreachable = unreachable;
-        emitter.unreachable.extend(merge.silent_nodes());
-        emitter.unreachable.sort_unstable();
-        emitter.unreachable.dedup();
-        if emitter.send(views, None).is_break() {
-            break;
+        let views = look_up(sources, request, &cids, &mut merge.silent)?;
+        emitter.silent.clone_from(&merge.silent);
+        let end = cids.last().map_or_else(|| emitter.cursor.clone(), behind);
+        if emitter
+            .send(&sources.names, views, |_, view| behind(&view.cid), end)
+            .is_break()
+        {
+            return Ok(());
         }
     }
+    emitter.silent.clone_from(&merge.silent);
+    emitter.finish(&sources.names);
     Ok(())
 }
 
 /// Everything.
-fn merged(sources: &Sources, request: &StatusAllRequest, out: &Out) -> Result<(), Error> {
+fn merged(sources: &Sources, request: &StatusAllRequest, emitter: &mut Emitter<'_>) -> Result<(), Error> {
     let mut merge = Merge::begin(sources, request, true)?;
-    let mut emitter = Emitter::new(request, out);
     let everyone = sources.names.everyone();
     while let Some(step) = merge.step()? {
-        let unreachable = merge.silent_nodes();
+        let unreachable = nodes_of(&sources.names, &merge.silent);
         let is_silent = |node| unreachable.contains(&node);
-        let views = step
-            .into_iter()
-            .map(|found| {
-                StatusView::fold(
-                    found.cid,
-                    found.name,
-                    found.placement,
-                    found.entries,
-                    &everyone,
-                    &is_silent,
-                )
-            })
-            .collect();
-        emitter.unreachable.clone_from(&unreachable);
-        if emitter.send(views, None).is_break() {
-            break;
+        let end = step.last().map(|found| behind(&found.cid));
+        let fold = |found: Found| {
+            let Found {
+                cid,
+                name,
+                placement,
+                entries,
+            } = found;
+            StatusView::fold(cid, name, placement, entries, &everyone, &is_silent)
+        };
+        let views = step.into_iter().map(fold).enumerate().collect();
+        emitter.silent.clone_from(&merge.silent);
+        let end = end.unwrap_or_else(|| emitter.cursor.clone());
+        if emitter
+            .send(&sources.names, views, |_, view| behind(&view.cid), end)
+            .is_break()
+        {
+            return Ok(());
         }
     }
+    emitter.silent.clone_from(&merge.silent);
+    emitter.finish(&sources.names);
     Ok(())
 }
 
@@ -301,6 +380,8 @@ struct Merge<'a> {
     sources: &'a Sources,
     statuses: Vec<Status>,
     open: Vec<Source>,
+    /// Names are wanted.
+    names: bool,
     silent: BTreeSet<PeerId>,
 }
 
@@ -310,13 +391,7 @@ impl<'a> Merge<'a> {
             "" => None,
             cursor => {
                 let bytes = read_cursor(cursor, Table::Placements)?;
-                Some(Cid::from_bytes(&bytes).map_err(|_| {
-                    Error::invalid(
-                        "cursor",
-                        cursor,
-                        "use the cursor of an earlier answer to the same filter, unchanged",
-                    )
-                })?)
+                Some(Cid::from_bytes(&bytes).map_err(|_| bad_cursor(cursor))?)
             }
         };
         let mut kinds = Vec::new();
@@ -367,12 +442,9 @@ impl<'a> Merge<'a> {
             sources,
             statuses,
             open,
+            names: full && !request.brief,
             silent: BTreeSet::new(),
         })
-    }
-
-    fn silent_nodes(&self) -> Vec<NodeId> {
-        nodes_of(&self.sources.names, &self.silent)
     }
 
     /// All that is known of the next CIDs; none at the end.
@@ -402,19 +474,26 @@ impl<'a> Merge<'a> {
                 placement: None,
                 entries: Vec::new(),
             };
+            // Pins of the default namespace, whose names came by.
+            let mut in_passing = 0;
             for source in &mut self.open {
                 while let Some(piece) = source.take(&cid) {
                     match piece {
                         Piece::Placement(placement) => one.placement = Some(*placement),
-                        Piece::Name(name) => one.name = name,
+                        Piece::Name(name) => {
+                            in_passing += 1;
+                            if one.name.is_empty() {
+                                one.name = name;
+                            }
+                        }
                         Piece::Entry(entry) => one.entries.push(entry),
                         Piece::Mark => {}
                     }
                 }
             }
-            // Names come from the default namespace in passing; the rare others are looked up.
-            let wanted_elsewhere = one.placement.as_ref().is_some_and(|placement| placement.pins > 1);
-            if one.name.is_empty() && wanted_elsewhere {
+            // Names come from the default namespace in passing; those of others, and of further slots, are looked up.
+            let pins = one.placement.as_ref().map_or(0, |placement| placement.pins);
+            if self.names && one.name.is_empty() && pins > in_passing {
                 one.name = name_of(&*self.sources.state, &cid)?;
             }
             found.push(one);
@@ -449,15 +528,13 @@ impl Source {
             let kv: &dyn KvRead = &*sources.state;
             match &mut self.kind {
                 Kind::Placements => {
-                    let rows = read_page(kv, Table::Placements, self.after, |key, value| {
+                    (self.rows, self.ended) = read_page(kv, Table::Placements, self.after, |key, value| {
                         let cid = keys::read_whole_cid(key)?;
                         Ok(Some((
                             cid,
                             Piece::Placement(Box::new(pinset::decode_placement(cid, value)?)),
                         )))
                     })?;
-                    self.ended = rows.len() < LIST_CHUNK;
-                    self.rows = rows;
                 }
                 Kind::Unplaced => {
                     let kind = pinset::Unsettled::TooFew;
@@ -466,17 +543,11 @@ impl Source {
                         None => vec![kind.code()],
                     };
                     let end = keys::after_prefix(&[kind.code()]);
-                    let rows = scan_page(kv, Table::Unsettled, &start, end.as_deref(), |key, _| {
+                    (self.rows, self.ended) = scan_page(kv, Table::Unsettled, &start, end.as_deref(), |key, _| {
                         Ok(Some((keys::read_unsettled(key)?, Piece::Mark)))
                     })?;
-                    self.ended = rows.len() < LIST_CHUNK;
-                    self.rows = rows;
                 }
-                Kind::Names => {
-                    let rows = read_names(kv, self.after)?;
-                    self.ended = rows.len() < LIST_CHUNK;
-                    self.rows = rows;
-                }
+                Kind::Names => (self.rows, self.ended) = read_names(kv, self.after)?,
                 Kind::Own(node) => {
                     let rows = own_page(&sources.worker, *node, self.after, statuses)?;
                     self.ended = rows.len() < LIST_CHUNK;
@@ -508,13 +579,16 @@ impl Source {
 
 type PieceRows = VecDeque<(Cid, Piece)>;
 
+/// Rows, and whether nothing lies behind them.
+type PiecePage = (PieceRows, bool);
+
 /// A page of a table that is ordered by CID.
 fn read_page(
     kv: &dyn KvRead,
     table: Table,
     after: Option<Cid>,
     read: impl Fn(&[u8], &[u8]) -> Result<Option<(Cid, Piece)>, pinset::KvError>,
-) -> Result<PieceRows, Error> {
+) -> Result<PiecePage, Error> {
     let start = after
         .map(|cid| [cid.to_bytes().as_slice(), &[0]].concat())
         .unwrap_or_default();
@@ -522,7 +596,7 @@ fn read_page(
 }
 
 /// Names of the default namespace, whose pins lie in CID order.
-fn read_names(kv: &dyn KvRead, after: Option<Cid>) -> Result<PieceRows, Error> {
+fn read_names(kv: &dyn KvRead, after: Option<Cid>) -> Result<PiecePage, Error> {
     let prefix = keys::namespace(&Namespace::default());
     // Behind all slots of the last CID.
     let behind = after.and_then(|cid| keys::after_prefix(&[prefix.as_slice(), &cid.to_bytes()].concat()));
@@ -540,24 +614,29 @@ fn read_names(kv: &dyn KvRead, after: Option<Cid>) -> Result<PieceRows, Error> {
     )
 }
 
+/// By count and bytes: what is read is decoded whole, and a pin may carry 32 KiB of metadata.
 fn scan_page(
     kv: &dyn KvRead,
     table: Table,
     start: &[u8],
     end: Option<&[u8]>,
     read: impl Fn(&[u8], &[u8]) -> Result<Option<(Cid, Piece)>, pinset::KvError>,
-) -> Result<PieceRows, Error> {
+) -> Result<PiecePage, Error> {
     let mut rows = VecDeque::with_capacity(LIST_CHUNK);
-    let mut failed = None;
+    let (mut failed, mut bytes, mut is_end) = (None, 0, true);
     kv.scan(table, start, end, &mut |key, value| {
         match read(key, value) {
-            Ok(Some(row)) => rows.push_back(row),
+            Ok(Some(row)) => {
+                bytes += key.len() + value.len();
+                rows.push_back(row);
+            }
             Ok(None) => {}
             Err(error) => failed = Some(error),
         }
-        failed.is_none() && rows.len() < LIST_CHUNK
+        is_end = failed.is_none() && rows.len() < LIST_CHUNK && bytes < LIST_CHUNK_BYTES;
+        is_end
     })?;
-    failed.map_or(Ok(rows), |error| Err(error.into()))
+    failed.map_or(Ok((rows, is_end)), |error| Err(error.into()))
 }
 
 /// A page of one own node's ledger; of some states only when `statuses` names any.

@@ -298,10 +298,7 @@ async fn a_hung_node_delays_neither_adds_nor_other_nodes() -> anyhow::Result<()>
     let report = cluster
         .wait_until("it is seen", LIMIT, async || {
             let status = client.cluster_status().await?;
-            let node = status
-                .nodes
-                .into_iter()
-                .find(|node| node.name == "node-1");
+            let node = status.nodes.into_iter().find(|node| node.name == "node-1");
             let report = node.and_then(|node| node.report).context("no report")?;
             ensure!(!report.reachable, "{report:?}");
             Ok(report)

@@ -143,7 +143,9 @@ fn notes_are_kept_per_node_and_go_with_it() {
     assert_eq!(ledger.note(NODE, Note::Daemon).expect("reads"), None);
     for node in [NODE, NodeId(4)] {
         ledger.set_note(node, Note::Daemon, b"12D3").expect("writes");
-        ledger.set_note(node, Note::Audited, &node.0.to_be_bytes()).expect("writes");
+        ledger
+            .set_note(node, Note::Audited, &node.0.to_be_bytes())
+            .expect("writes");
     }
     drop(ledger);
     let ledger = open(&dir);
@@ -174,7 +176,10 @@ fn a_sync_waits_for_the_one_that_runs() {
         done.send(()).expect("heard");
     });
     let wait = std::time::Duration::from_millis(100);
-    assert!(ended.recv_timeout(wait).is_err(), "it returned before what it waits for was on disk");
+    assert!(
+        ended.recv_timeout(wait).is_err(),
+        "it returned before what it waits for was on disk"
+    );
     drop(running);
     ended.recv().expect("it goes on");
     thread.join().expect("ends");
