@@ -74,7 +74,10 @@ async fn one_daemon_answers_everything() {
     let added = node.pin_add(&a, PinMode::Direct, "", &ignore).await.expect("direct");
     assert_eq!(added.held, PinMode::Direct);
     assert_eq!(look(&node, &a).await.expect("pin/ls"), Some(Held::Direct));
-    let added = node.pin_add(&a, PinMode::Recursive, "", &ignore).await.expect("recursive");
+    let added = node
+        .pin_add(&a, PinMode::Recursive, "", &ignore)
+        .await
+        .expect("recursive");
     assert_eq!(
         added,
         cluster_kubo::Added {
@@ -148,13 +151,13 @@ async fn names_of_pins_are_kept_and_shown() {
     }
     assert_eq!(name_of(&node, &direct, LookFor::Any).await.as_deref(), Some(PIN_NAME));
     assert_eq!(name_of(&node, &direct, LookFor::Recursive).await, None);
-    // An update gives the new pin no name, which the fake imitates.
-    assert_eq!(name_of(&node, &updated, LookFor::Any).await.as_deref(), Some(""));
+    // An update hands the name of the old pin on, which the fake imitates.
+    assert_eq!(name_of(&node, &updated, LookFor::Any).await.as_deref(), Some(PIN_NAME));
     // Pinning under the name what is pinned without gives it the name.
-    node.pin_add(&updated, PinMode::Recursive, PIN_NAME, &ignore)
+    node.pin_add(&by_hand, PinMode::Recursive, PIN_NAME, &ignore)
         .await
         .expect("pin/add");
-    assert_eq!(name_of(&node, &updated, LookFor::Any).await.as_deref(), Some(PIN_NAME));
+    assert_eq!(name_of(&node, &by_hand, LookFor::Any).await.as_deref(), Some(PIN_NAME));
     daemon.restart().await.expect("restart");
     assert_eq!(
         name_of(&node, &recursive, LookFor::Any).await.as_deref(),
@@ -204,7 +207,10 @@ async fn content_travels_between_daemons_and_its_progress_is_seen() {
 
     let seen = Mutex::new(Vec::new());
     let sink = |progress| seen.lock().expect("lock").push(progress);
-    let added = node.pin_add(&cid, PinMode::Recursive, "", &sink).await.expect("pin/add");
+    let added = node
+        .pin_add(&cid, PinMode::Recursive, "", &sink)
+        .await
+        .expect("pin/add");
     assert!(added.progress.blocks > 3 * 1024, "{added:?}");
     assert!(added.progress.bytes > bytes.len() as u64, "{added:?}");
     let seen = seen.into_inner().expect("lock");
@@ -263,7 +269,9 @@ async fn a_killed_daemon_comes_back_at_its_address_with_its_pins() {
     let (_folder, mut daemon) = daemon().await;
     let node = client(daemon.address(), None);
     let cid = daemon.add(&content(100)).await.expect("add");
-    node.pin_add(&cid, PinMode::Recursive, "", &ignore).await.expect("pin/add");
+    node.pin_add(&cid, PinMode::Recursive, "", &ignore)
+        .await
+        .expect("pin/add");
     let (address, id) = (daemon.address().to_owned(), daemon.peer_id().to_owned());
 
     daemon.kill().expect("kill");
