@@ -151,13 +151,13 @@ async fn names_of_pins_are_kept_and_shown() {
     }
     assert_eq!(name_of(&node, &direct, LookFor::Any).await.as_deref(), Some(PIN_NAME));
     assert_eq!(name_of(&node, &direct, LookFor::Recursive).await, None);
-    // An update gives the new pin no name, which the fake imitates.
-    assert_eq!(name_of(&node, &updated, LookFor::Any).await.as_deref(), Some(""));
+    // An update hands the name of the old pin on, which the fake imitates.
+    assert_eq!(name_of(&node, &updated, LookFor::Any).await.as_deref(), Some(PIN_NAME));
     // Pinning under the name what is pinned without gives it the name.
-    node.pin_add(&updated, PinMode::Recursive, PIN_NAME, &ignore)
+    node.pin_add(&by_hand, PinMode::Recursive, PIN_NAME, &ignore)
         .await
         .expect("pin/add");
-    assert_eq!(name_of(&node, &updated, LookFor::Any).await.as_deref(), Some(PIN_NAME));
+    assert_eq!(name_of(&node, &by_hand, LookFor::Any).await.as_deref(), Some(PIN_NAME));
     daemon.restart().await.expect("restart");
     assert_eq!(
         name_of(&node, &recursive, LookFor::Any).await.as_deref(),

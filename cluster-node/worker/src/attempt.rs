@@ -312,8 +312,10 @@ async fn follow_hints(context: &Context, cid: &Cid, mode: PinMode) -> Result<Opt
         return Ok(None);
     };
     let older = context.ledger.get(id, &from)?;
-    let pinned = |entry: &Entry| entry.status == Status::Pinned && entry.mode == PinMode::Recursive;
-    Ok(older.as_ref().is_some_and(pinned).then_some(from))
+    // Only from a pin of ours: a daemon hands the name on, and under another one the new pin would look like one made
+    // by hand to whoever has only the name to go by.
+    let fits = |entry: &Entry| entry.status == Status::Pinned && entry.mode == PinMode::Recursive && entry.ours;
+    Ok(older.as_ref().is_some_and(fits).then_some(from))
 }
 
 async fn unpin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -> Result<Did, Failure> {

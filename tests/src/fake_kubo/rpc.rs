@@ -215,15 +215,16 @@ fn pin_update(state: &State, query: &Query<'_>) -> Outcome {
     let [from, to] = cids.as_slice() else {
         return Err(Refusal("argument \"to-path\" is required".into()));
     };
-    if state.pin(from) != Some(PinKind::Recursive) {
+    let source = state.held(from).filter(|held| held.kind == PinKind::Recursive);
+    let Some(source) = source else {
         return Err(Refusal("'from' cid was not recursively pinned already".into()));
-    }
+    };
     if from != to {
         if state.pin(to) == Some(PinKind::Recursive) {
             return Err(Refusal("'to' cid was already recursively pinned".into()));
         }
-        // Kubo gives the new pin no name.
-        state.add(to, PinKind::Recursive, "");
+        // Kubo hands the name on.
+        state.add(to, PinKind::Recursive, &source.name);
         if query.get("unpin").is_none_or(|unpin| unpin != "false") {
             state.remove(from);
         }

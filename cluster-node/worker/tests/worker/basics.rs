@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster_kubo::{Operation, Progress};
+use cluster_kubo::{Operation, PIN_NAME, Progress};
 use cluster_worker::{ALL_NODES, Kind, Observer, Recover, SystemClock, Worker};
 use node_core::{ErrorClass, NodeId, PinMode, Status};
 use parking_lot::Mutex;
@@ -274,6 +274,17 @@ async fn origins_are_connected_to_and_an_older_version_is_used() {
     bench.until_status(NODE, 3, Some(Status::Pinned)).await;
     assert_eq!(node.calls(Operation::PinUpdate), [cid(2)]);
     assert_eq!(node.calls(Operation::PinAdd), [cid(1), cid(3)]);
+    assert_eq!(node.name(&cid(2)), PIN_NAME);
+    // A daemon hands the name on, and that of a pin made by hand is not ours.
+    node.pin_by_hand(cid(20), PinMode::Recursive);
+    bench.want(NODE, [20]);
+    bench.until_status(NODE, 20, Some(Status::Pinned)).await;
+    bench
+        .wishes
+        .want_with(NODE, cid(21), |wanted| wanted.updated_from = Some(cid(20)));
+    bench.worker.wake();
+    bench.until_status(NODE, 21, Some(Status::Pinned)).await;
+    assert_eq!(node.name(&cid(21)), PIN_NAME);
     assert_eq!(node.origins().len(), 10);
 }
 

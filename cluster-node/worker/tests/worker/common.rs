@@ -299,6 +299,8 @@ impl IpfsNode for FakeNode {
             return Ok(Updated::SourceNotPinned);
         }
         script.pins.insert(*to, PinMode::Recursive);
+        let name = script.names.get(from).cloned().unwrap_or_default();
+        script.names.insert(*to, name);
         Ok(Updated::Done(Progress { blocks: 1, bytes: 10 }))
     }
 
