@@ -20,7 +20,7 @@ const POLL_MAX: Duration = Duration::from_secs(1);
 /// cluster does not grow with the list.
 const ROUND: usize = 256;
 const AT_ONCE: usize = 16;
-/// Up to so many CIDs get a line per node; more get one bar.
+/// Up to so many CIDs get a bar each and a line per node; more get one bar for all.
 const DETAIL_MAX: usize = 4;
 
 /// What is waited for.
@@ -170,15 +170,23 @@ fn end_of(status: &Option<v1::PinStatus>, goal: Goal, display: &mut Display, cid
 
 /// What the person at the terminal sees meanwhile.
 enum Display {
-    /// A line per node.
+    /// A bar per CID, over its nodes, and a line per node.
     Nodes {
         talk: Talk,
         bars: Option<MultiProgress>,
+        wholes: BTreeMap<String, ProgressBar>,
         nodes: BTreeMap<(String, String), Seen>,
         show_cid: bool,
+        goal: Goal,
     },
-    /// One bar for all.
-    Bar { bar: ProgressBar },
+    /// One bar for all CIDs, with the bytes that their nodes hold by now.
+    Bar {
+        bar: ProgressBar,
+        /// Of each CID, over its nodes, when it was last looked at.
+        bytes: HashMap<String, u64>,
+        sum: u64,
+        begun: Instant,
+    },
     /// A line now and then: stderr is no terminal.
     Lines {
         talk: Talk,
@@ -195,6 +203,21 @@ struct Seen {
     at: Instant,
 }
 
+fn whole_bar(bars: &MultiProgress, goal: Goal) -> ProgressBar {
+    let bar = bars.add(ProgressBar::new(0));
+    let word = if goal == Goal::Pinned {
+        "hold it"
+    } else {
+        "let go of it"
+    };
+    let template = format!("{{bar:20}} {{pos}} of {{len}} nodes {word}  {{elapsed}}  {{msg}}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(POLL_MIN);
+    bar
+}
+
 impl Display {
     fn new(talk: Talk, total: usize, goal: Goal) -> Self {
         if total <= DETAIL_MAX {
@@ -202,8 +225,10 @@ impl Display {
             return Self::Nodes {
                 talk,
                 bars,
+                wholes: BTreeMap::new(),
                 nodes: BTreeMap::new(),
                 show_cid: total > 1,
+                goal,
             };
         }
         if !talk.can_draw() {
@@ -216,24 +241,60 @@ impl Display {
         }
         let bar = ProgressBar::new(total as u64);
         let word = if goal == Goal::Pinned { "pinned" } else { "released" };
-        let template = format!("{{bar:30}} {{human_pos}} of {{human_len}} {word}  {{elapsed}}");
+        let template = format!("{{bar:30}} {{human_pos}} of {{human_len}} {word}  {{elapsed}}  {{msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
         bar.enable_steady_tick(POLL_MIN);
-        Self::Bar { bar }
+        Self::Bar {
+            bar,
+            bytes: HashMap::new(),
+            sum: 0,
+            begun: Instant::now(),
+        }
+    }
+
+    /// Adds what the nodes of a CID hold by now to the sum over all, and shows it with the mean rate.
+    fn sum_up(&mut self, cid: &str, status: &v1::PinStatus) {
+        let Self::Bar { bar, bytes, sum, begun } = self else {
+            return;
+        };
+        let now: u64 = status.nodes.iter().map(|node| node.bytes).sum();
+        let before = bytes.insert(cid.to_owned(), now).unwrap_or(0);
+        *sum = sum.saturating_add(now).saturating_sub(before);
+        let seconds = begun.elapsed().as_secs_f64();
+        if *sum > 0 && seconds > 0.0 {
+            let rate = words::bytes((*sum as f64 / seconds) as u64);
+            bar.set_message(format!("{}, {rate}/s", words::bytes(*sum)));
+        }
     }
 
     fn show(&mut self, cid: &str, status: &v1::PinStatus) {
         let Self::Nodes {
             talk,
             bars,
+            wholes,
             nodes,
             show_cid,
+            goal,
         } = self
         else {
-            return;
+            return self.sum_up(cid, status);
         };
+        if let Some(bars) = bars {
+            let whole = wholes.entry(cid.to_owned()).or_insert_with(|| whole_bar(bars, *goal));
+            let done = status.nodes.iter().filter(|node| node.status() == v1::Status::Pinned);
+            let done = done.count() as u64;
+            let all = status.nodes.len() as u64;
+            whole.set_length(all);
+            whole.set_position(if *goal == Goal::Pinned { done } else { all - done });
+            let (blocks, bytes) = status.nodes.iter().fold((0, 0), |(blocks, bytes), node| {
+                (blocks + node.blocks, bytes + node.bytes)
+            });
+            let held = format!("{} blocks, {}", words::grouped(blocks), words::bytes(bytes));
+            let name = if *show_cid { format!("{cid}  ") } else { String::new() };
+            whole.set_message(if blocks + bytes > 0 { name + &held } else { name });
+        }
         for node in &status.nodes {
             let now = Instant::now();
             let seen = nodes
@@ -274,7 +335,7 @@ impl Display {
     fn counted(&mut self, done: usize) {
         match self {
             Self::Nodes { .. } => {}
-            Self::Bar { bar } => bar.set_position(done as u64),
+            Self::Bar { bar, .. } => bar.set_position(done as u64),
             Self::Lines { talk, total, said, at } => {
                 if done != *said && (done == *total || at.elapsed() >= Duration::from_secs(5)) {
                     talk.note(&format!(
@@ -294,7 +355,7 @@ impl Display {
                 // The answer on stdout says how it ended.
                 let _ = bars.clear();
             }
-            Self::Bar { bar } => bar.finish_and_clear(),
+            Self::Bar { bar, .. } => bar.finish_and_clear(),
             Self::Nodes { .. } | Self::Lines { .. } => {}
         }
     }

@@ -113,9 +113,10 @@ impl<T> Stream for Chunks<T> {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_client_that_stops_reading_is_told_and_let_go() {
-        let (mut sender, mut receiver) = chunks();
+        let limit = Duration::from_millis(50);
+        let (mut sender, mut receiver) = chunks_within(AHEAD, limit);
         let producer = tokio::spawn(async move {
             let mut sent = 0;
             while sender.send(Ok(sent)).await {
@@ -128,7 +129,6 @@ mod tests {
         for expected in 0..AHEAD {
             assert_eq!(receiver.next().await, Some(Ok(expected)), "what was sent is not lost");
         }
-        let limit = SEND_LIMIT;
         assert_eq!(receiver.next().await, Some(Err(Error::ClientTooSlow { limit })));
         assert_eq!(receiver.next().await, None);
     }

@@ -135,16 +135,17 @@ impl Gather {
             };
             // A full queue means a peer that is far behind: to the caller it is as one that does not answer.
             let sent = self.asker(peer).try_send(ask).is_ok();
-            asked.push((peer, now + wait, sent.then_some(answer)));
+            asked.push((peer, wait, sent.then_some(answer)));
         }
         let mut entries = self.own(names, cids)?;
-        for (peer, until, answer) in asked {
+        for (peer, wait, answer) in asked {
             let answer = match answer {
-                Some(answer) => tokio::time::timeout_at(until, answer).await,
+                Some(answer) => tokio::time::timeout_at(now + wait, answer).await,
                 None => Ok(Ok(None)),
             };
-            // A peer that refuses at once is asked anew each time; only one that lets callers wait is remembered.
-            if answer.is_err() {
+            // A peer that refuses at once is asked anew each time; only one that lets callers wait is remembered, and only
+            // for a wait that it could have answered within.
+            if answer.is_err() && wait >= PEER_TIMEOUT {
                 self.silent.mark(peer);
             }
             let Ok(Ok(Some(found))) = answer else {
@@ -188,6 +189,9 @@ async fn ask_peer(peer: PeerId, directory: Arc<PeerDirectory>, silent: SilentPee
         }
         // Whose caller went away, or stopped waiting, is not asked for: after a hang there may be thousands.
         asks.retain(|ask| !ask.reply.is_closed());
+        if asks.is_empty() {
+            continue;
+        }
         let mut cids: Vec<Cid> = asks.iter().flat_map(|ask| ask.cids.iter().copied()).collect();
         cids.sort_unstable();
         cids.dedup();
@@ -201,6 +205,9 @@ async fn ask_peer(peer: PeerId, directory: Arc<PeerDirectory>, silent: SilentPee
                 }
             }
             Err(unheard) => {
+                if unheard.is_timeout {
+                    silent.mark(peer);
+                }
                 tracing::debug!(%peer, error = %unheard.error, "a peer did not say what its nodes hold");
                 let now = Instant::now();
                 for ask in std::mem::take(&mut asks) {

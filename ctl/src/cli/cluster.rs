@@ -150,7 +150,8 @@ pub struct WatchArgs {
 pub(super) const SETTINGS_HELP: &str = "\
 Examples:
   cluster-ctl settings
-  cluster-ctl settings set --replicas 3 --spread region,zone,host";
+  cluster-ctl settings set --replicas 3 --spread region,zone,host
+  cluster-ctl settings set --no-spread";
 
 /// What can be done with settings.
 #[derive(Debug, Subcommand)]
@@ -165,9 +166,11 @@ pub enum SettingsCommand {
 
 /// `settings set`
 #[derive(Debug, Args)]
-#[command(override_usage = "cluster-ctl settings set [--replicas N | --min N --max N | --everywhere] [--spread TAG,…]")]
+#[command(
+    override_usage = "cluster-ctl settings set [--replicas N | --min N --max N | --everywhere] [--spread TAG,… | --no-spread]"
+)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true)
-    .args(["replicas", "min", "max", "everywhere", "spread"])))]
+    .args(["replicas", "min", "max", "everywhere", "spread", "no_spread"])))]
 pub struct SettingsSet {
     /// How many nodes hold a pin that does not say, no fewer and no more
     #[arg(long, short, value_name = "N", conflicts_with_all = ["min", "max", "everywhere"])]
@@ -185,4 +188,7 @@ pub struct SettingsSet {
     /// Tags whose values are failure domains, widest first, at most 4
     #[arg(long, value_name = "TAG,…", value_delimiter = ',')]
     pub spread: Vec<String>,
+    /// No failure domains any more
+    #[arg(long, conflicts_with = "spread")]
+    pub no_spread: bool,
 }

@@ -90,6 +90,7 @@ Without --status, what gave up and what waits to be retried is tried again.
 Examples:
   cluster-ctl pin recover bafybei…
   cluster-ctl pin recover --node kubo-3
+  cluster-ctl pin recover --from cids.txt --status retrying
   cluster-ctl pin recover --all --status gave_up --class not_found";
 
 const IMPORT_HELP: &str = "\
@@ -281,9 +282,12 @@ pub struct UpdateArgs {
 /// `pin ls`
 #[derive(Debug, Args)]
 pub struct LsArgs {
-    /// Only these CIDs
+    /// Only these CIDs; `-` reads them from stdin, one a line
     #[arg(value_name = "CID")]
     pub cids: Vec<String>,
+    /// Read CIDs from a file, one a line
+    #[arg(long, value_name = "FILE", conflicts_with = "cids")]
+    pub from: Option<PathBuf>,
     /// Only this namespace [default: all]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub namespace: String,
@@ -363,11 +367,14 @@ pub struct ExplainArgs {
 
 /// `pin recover`
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("which").required(true).multiple(true).args(["cids", "node", "all"])))]
+#[command(group(clap::ArgGroup::new("which").required(true).multiple(true).args(["cids", "from", "node", "all"])))]
 pub struct RecoverArgs {
-    /// Only these CIDs
+    /// Only these CIDs; `-` reads them from stdin, one a line
     #[arg(value_name = "CID", conflicts_with = "all")]
     pub cids: Vec<String>,
+    /// Read CIDs from a file, one a line
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cids", "all"])]
+    pub from: Option<PathBuf>,
     /// Only this node; name or ID
     #[arg(long, value_name = "NODE", conflicts_with = "all")]
     pub node: Option<String>,
@@ -436,8 +443,8 @@ fn parse_status(text: &str) -> Result<Status, String> {
 
 fn parse_recoverable(text: &str) -> Result<Status, String> {
     match parse_status(text)? {
-        status @ (Status::GaveUp | Status::Retrying) => Ok(status),
-        _ => Err("only gave_up and retrying can be tried again".into()),
+        status @ (Status::GaveUp | Status::Retrying | Status::Unpinning) => Ok(status),
+        _ => Err("only gave_up, retrying and unpinning can be tried again".into()),
     }
 }
 

@@ -172,6 +172,7 @@ fn wanted(set: SettingsSet) -> Result<v1::Settings, Failure> {
     Ok(v1::Settings {
         replication_min: min,
         replication_max: max,
-        spread_by: set.spread,
+        // One empty name clears the list: an empty list leaves it as it is.
+        spread_by: if set.no_spread { vec![String::new()] } else { set.spread },
     })
 }

@@ -10,7 +10,7 @@ use crate::Context;
 use crate::cli::{LsArgs, PinStatusArgs};
 use crate::client::{Kind, service};
 use crate::exit::{Exit, Failure};
-use crate::lines::{cid_of, cids_of};
+use crate::lines::cids_of;
 use crate::output::table::{Cell, Rows};
 use crate::output::{Out, Tone, json, words};
 use crate::spec::{check_namespace, check_node};
@@ -22,10 +22,8 @@ const CALLS_MAX: usize = 16;
 
 /// `pin ls`
 pub async fn ls(context: &mut Context, arguments: LsArgs) -> Result<Exit, Failure> {
-    let mut wanted = Vec::new();
-    for cid in &arguments.cids {
-        wanted.push(cid_of(cid)?.to_string());
-    }
+    let named = cids_of(&arguments.cids, arguments.from.as_deref())?;
+    let wanted: Vec<String> = named.iter().map(ToString::to_string).collect();
     check_count(wanted.len())?;
     check_namespace(&arguments.namespace).map_err(invalid)?;
     if let Some(node) = &arguments.node {

@@ -455,10 +455,8 @@ pub async fn explain(context: &mut Context, arguments: ExplainArgs) -> Result<Ex
 
 /// `pin recover`
 pub async fn recover(context: &mut Context, arguments: RecoverArgs) -> Result<Exit, Failure> {
-    let mut cids: Vec<String> = Vec::new();
-    for cid in &arguments.cids {
-        cids.push(cid_of(cid)?.to_string());
-    }
+    let named = cids_of(&arguments.cids, arguments.from.as_deref())?;
+    let mut cids: Vec<String> = named.iter().map(ToString::to_string).collect();
     if let Some(node) = &arguments.node {
         check_node("node", node).map_err(invalid)?;
     }

@@ -60,6 +60,7 @@ pub async fn run(context: &mut Context, arguments: WatchArgs) -> Result<Exit, Fa
         let status = loop {
             match stream.message().await {
                 Ok(Some(message)) => {
+                    let seen = message.revision;
                     for change in message.changes {
                         after = after.max(change.revision);
                         if out.is_json() {
@@ -88,6 +89,8 @@ pub async fn run(context: &mut Context, arguments: WatchArgs) -> Result<Exit, Fa
                             }
                         }
                     }
+                    // Also what was passed over is behind us: a quiet watcher must not fall out of the kept history.
+                    after = after.max(seen);
                     rows.print(out)?;
                     out.flush()?;
                 }

@@ -66,7 +66,7 @@ fn a_write_is_repeated_under_its_request_id() {
         .fault("pin", Fault::Status(no_leader(Duration::from_millis(20))));
     run(&server.api(), &["pin", "add", &cid(1)])
         .expect(0)
-        .says("there is no leader; trying again in 20ms");
+        .says("see each other; trying again in 20ms");
     let ids = server.fake.calls("pin");
     assert_eq!(ids.len(), 3);
     assert!(!ids[0].is_empty() && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
@@ -102,7 +102,7 @@ fn a_refusal_to_wait_longer_than_the_timeout_ends_at_once() {
         started.elapsed() < Duration::from_secs(15),
         "it waited for what could not help"
     );
-    ran.says("error: there is no leader")
+    ran.says("error: no leader could be reached")
         .says("a majority of the voters")
         .says("wait 1m");
 }

@@ -75,6 +75,15 @@ impl Fake {
             .collect()
     }
 
+    /// Waits until a method was called.
+    pub fn until_called(&self, method: &str) {
+        let begun = std::time::Instant::now();
+        while self.calls(method).is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{method} is never called");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub fn put(&self, pin: v1::Pin) {
         self.pins.lock().expect("not poisoned").insert(pin.cid.clone(), pin);
     }
@@ -129,7 +138,7 @@ impl Fake {
     fn bulk_item(&self, item: v1::BulkPinItem) -> BulkPinResult {
         let options = item.options.unwrap_or_default();
         if options.name == "refuse" {
-            let error = "2 of 3 wanted nodes are full: kubo-2, kubo-3".into();
+            let error = "2 storage nodes are needed and 1 can take it (kubo-2: it is full; kubo-3: it is full)".into();
             return BulkPinResult {
                 outcome: 0,
                 code: Code::FailedPrecondition.into(),
@@ -142,7 +151,7 @@ impl Fake {
             return BulkPinResult {
                 outcome: 0,
                 code: Code::Unavailable.into(),
-                error: "no leader".into(),
+                error: NO_LEADER.into(),
             };
         }
         let (outcome, _) = self.record(item.namespace, &item.cid, item.slot, options);
@@ -154,17 +163,30 @@ impl Fake {
     }
 }
 
-fn not_pinned(cid: &str) -> Status {
+fn not_found(message: String) -> Status {
     let mut details = ErrorDetails::new();
-    details.set_error_info("NOT_PINNED", "pinfleet", HashMap::new());
-    Status::with_error_details(Code::NotFound, format!("{cid} is not pinned"), details)
+    details.set_error_info("NOT_FOUND", "pinfleet", HashMap::new());
+    Status::with_error_details(Code::NotFound, message, details)
 }
+
+fn not_pinned(cid: &str) -> Status {
+    not_found(format!("{cid} is not pinned in the namespace default"))
+}
+
+fn unknown(cid: &str) -> Status {
+    not_found(format!("{cid} is not pinned; `cluster-ctl pin add {cid}` pins it"))
+}
+
+/// In the words of the service, which are what the golden files show.
+const NO_LEADER: &str = "no leader could be reached: none is elected; at least a majority of the voters must be running \
+                         and see each other";
+const STOPPING: &str = "this peer is stopping; ask another one";
 
 /// The refusal of a pin that no node can take.
 pub fn not_placeable() -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info("NOT_PLACEABLE", "pinfleet", HashMap::new());
-    let message = "only 1 of 2 wanted nodes can take it: kubo-2 is cordoned, kubo-3 has 1 GiB free";
+    let message = "2 storage nodes are needed and 1 can take it (kubo-2: it is cordoned; kubo-3: it is full)";
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
@@ -174,7 +196,7 @@ pub fn no_leader(retry: Duration) -> Status {
     details
         .set_retry_info(Some(retry))
         .set_error_info("NO_LEADER", "pinfleet", HashMap::new());
-    Status::with_error_details(Code::Unavailable, "there is no leader", details)
+    Status::with_error_details(Code::Unavailable, NO_LEADER, details)
 }
 
 struct Service(Arc<Fake>);
@@ -262,7 +284,7 @@ impl Pins for Service {
             .collect();
         if std::mem::take(&mut self.0.script.lock().expect("not poisoned").list_breaks) {
             chunks.truncate(1);
-            chunks.push(Err(Status::unavailable("the peer is stopping")));
+            chunks.push(Err(Status::unavailable(STOPPING)));
         }
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
@@ -271,13 +293,13 @@ impl Pins for Service {
         let cid = request.into_inner().cid;
         self.0.called("status", &cid).await?;
         let mut script = self.0.script.lock().expect("not poisoned");
-        let statuses = script.statuses.get_mut(&cid).ok_or_else(|| not_pinned(&cid))?;
+        let statuses = script.statuses.get_mut(&cid).ok_or_else(|| unknown(&cid))?;
         let next = if statuses.len() > 1 {
             statuses.pop_front()
         } else {
             statuses.front().cloned()
         };
-        next.map(Response::new).ok_or_else(|| not_pinned(&cid))
+        next.map(Response::new).ok_or_else(|| unknown(&cid))
     }
 
     type StatusAllStream = Chunks<v1::StatusAllResponse>;
@@ -323,9 +345,10 @@ impl Pins for Service {
         // One change a stream, then it breaks: who watches must come back for each.
         let stream = async_stream::stream! {
             if let Some(change) = next {
-                yield Ok(v1::WatchResponse { changes: vec![change] });
+                let revision = change.revision;
+                yield Ok(v1::WatchResponse { changes: vec![change], revision });
             }
-            yield Err(Status::unavailable("the peer is stopping"));
+            yield Err(Status::unavailable(STOPPING));
         };
         Ok(Response::new(Box::pin(stream)))
     }
@@ -454,7 +477,12 @@ impl Cluster for Service {
         let node = nodes
             .into_iter()
             .find(|node| node.name == request.node || node.id == request.node);
-        let node = node.ok_or_else(|| Status::not_found(format!("there is no node {:?}", request.node)))?;
+        let node = node.ok_or_else(|| {
+            not_found(format!(
+                "there is no storage node {:?}; `cluster-ctl node ls` shows them",
+                request.node
+            ))
+        })?;
         Ok(Response::new(v1::StorageNode {
             state: request.state,
             ..node
@@ -469,7 +497,7 @@ impl Cluster for Service {
             settings.replication_min = wanted.replication_min.or(settings.replication_min);
             settings.replication_max = wanted.replication_max.or(settings.replication_max);
             if !wanted.spread_by.is_empty() {
-                settings.spread_by = wanted.spread_by;
+                settings.spread_by = wanted.spread_by.into_iter().filter(|name| !name.is_empty()).collect();
             }
         }
         Ok(Response::new(script.settings.clone()))

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cluster_proto::v1;
 
-use crate::fake::{Fault, Server, not_placeable};
+use crate::fake::{Fault, Server, no_leader, not_placeable};
 use crate::runner::{Ran, cid, run, run_with_input};
 use crate::scenes::{PEER_B, cluster, node_status, status};
 
@@ -123,6 +123,7 @@ fn peers_and_nodes() {
             "json",
         ],
     );
+    session.run(&server, &["settings", "set", "--no-spread"]);
     session.compare("peers-and-nodes.txt", &[]);
     assert_eq!(server.fake.calls("remove_peer"), [PEER_B]);
     assert_eq!(server.fake.calls("create_join_token"), ["600000", "3600000"]);
@@ -263,6 +264,37 @@ fn waiting() {
     say(vec![unpinning, released]);
     session.run(&server, &["pin", "rm", &one, "--wait"]);
     session.compare("waiting.txt", &[]);
+}
+
+/// The codes that scripts depend on and no other session shows.
+#[test]
+fn exit_codes() {
+    let server = cluster();
+    let mut session = Session::new();
+    // 1: the list can't be read.
+    session.run(&server, &["pin", "import", "no-such-list.txt"]);
+    // 2: the command line is wrong.
+    session.run(&server, &["pin", "add", "nonsense"]);
+    session.run(&server, &["pin", "recover"]);
+    session.run(&server, &["settings", "set", "--spread", "zone", "--no-spread"]);
+    // 5: nobody answers, or nobody leads.
+    let arguments = ["status", "--timeout", "2s"];
+    session.add(&arguments, run("http://127.0.0.1:1", &arguments));
+    server
+        .fake
+        .fault("pin", Fault::Status(no_leader(std::time::Duration::from_secs(60))));
+    session.run(&server, &["pin", "add", &cid(1), "--timeout", "1s"]);
+    // 130: interrupted while it waits.
+    server.fake.fault("watch", Fault::Hang);
+    let arguments = ["watch", "--after", "1200003"];
+    let child = crate::runner::spawn(&server.api(), &arguments);
+    server.fake.until_called("watch");
+    let killed = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(killed.expect("kill runs").success());
+    session.add(&arguments, child.wait_with_output().expect("ends").into());
+    session.compare("exit-codes.txt", &[(&server.api(), "PEER")]);
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn refused_lines_are_told_and_kept() {
     );
     let ran = ran
         .says("list:4: \"nonsense\" is not a CID")
-        .says("list:5: 2 of 3 wanted nodes are full");
+        .says("list:5: 2 storage nodes are needed and 1 can take it");
     ran.says("(FAILED_PRECONDITION)")
         .says("list:7: mode \"deep\"")
         .says("error: 3 lines were refused");

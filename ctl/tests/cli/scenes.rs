@@ -150,7 +150,7 @@ fn pins(fake: &Fake) {
         cid: cid(3),
         namespace: "team-a".into(),
         nodes: vec![],
-        unplaced: "only 1 of 2 wanted nodes can take it".into(),
+        unplaced: "2 storage nodes are needed and 1 can take it (kubo-2: it is full)".into(),
         updated_from: cid(1),
         ..base
     });
@@ -232,7 +232,7 @@ pub fn cluster() -> Server {
         script.explanation = v1::ExplainResponse {
             cid: cid(1),
             pinned: true,
-            summary: "2 of 2 wanted nodes were chosen".into(),
+            summary: "2 nodes chosen; at least 1 and up to 2 are wanted".into(),
             nodes: vec![
                 verdict("kubo-1", "n1", true, 1, 0.875, "asked for; 512 GiB free"),
                 verdict("kubo-3", "n3", true, 2, 0.5, "zone c has none yet"),

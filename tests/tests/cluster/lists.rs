@@ -121,7 +121,10 @@ fn wants(filter: &v1::PinFilter, pin: &v1::Pin) -> bool {
     };
     (filter.namespace.is_empty() || filter.namespace == pin.namespace)
         && pin.name.starts_with(&filter.name_prefix)
-        && filter.metadata.iter().all(|(key, value)| pin.metadata.get(key) == Some(value))
+        && filter
+            .metadata
+            .iter()
+            .all(|(key, value)| pin.metadata.get(key) == Some(value))
         && (filter.node.is_empty() || pin.everywhere || pin.nodes.contains(&filter.node))
         && (filter.created_after.is_none() || before(&filter.created_after, &pin.created))
         && (filter.created_before.is_none() || before(&pin.created, &filter.created_before))
@@ -154,7 +157,10 @@ async fn every_filter_finds_the_same_whole_or_in_pieces_on_any_peer() -> anyhow:
         expected.sort();
         ensure!(sorted == expected, "{filter:?}: {sorted:?}, not {expected:?}");
         let is_timed = filter.created_before.is_some() || filter.created_after.is_some();
-        ensure!(!whole.is_empty() || is_timed, "{filter:?} finds nothing and proves nothing");
+        ensure!(
+            !whole.is_empty() || is_timed,
+            "{filter:?} finds nothing and proves nothing"
+        );
         for limit in [1, 4, 25] {
             let mut pieces = Vec::new();
             let mut request = v1::ListRequest {
@@ -164,7 +170,13 @@ async fn every_filter_finds_the_same_whole_or_in_pieces_on_any_peer() -> anyhow:
             };
             for round in 0.. {
                 // A cursor holds on every peer.
-                let mut stream = cluster.client(round % 3).pins.clone().list(request.clone()).await?.into_inner();
+                let mut stream = cluster
+                    .client(round % 3)
+                    .pins
+                    .clone()
+                    .list(request.clone())
+                    .await?
+                    .into_inner();
                 let mut count = 0;
                 while let Some(chunk) = stream.next().await.transpose()? {
                     count += chunk.pins.len() as u64;
@@ -176,7 +188,10 @@ async fn every_filter_finds_the_same_whole_or_in_pieces_on_any_peer() -> anyhow:
                     break;
                 }
             }
-            ensure!(pieces == whole, "{limit} at a time of {filter:?}: {pieces:?}, not {whole:?}");
+            ensure!(
+                pieces == whole,
+                "{limit} at a time of {filter:?}: {pieces:?}, not {whole:?}"
+            );
         }
     }
     Ok(())
@@ -228,23 +243,34 @@ async fn statuses_by_state_are_found_and_resumed() -> anyhow::Result<()> {
             fake.fail_pin(&cid(number), Fault::Unauthorized);
         }
         for number in 10..20 {
-            fake.fail_pin(&cid(number), Fault::Stall {
-                after_blocks: 1,
-                tick_millis: 200,
-            });
+            fake.fail_pin(
+                &cid(number),
+                Fault::Stall {
+                    after_blocks: 1,
+                    tick_millis: 200,
+                },
+            );
         }
     }
     fill(&client).await?;
     let everything = client.list_all().await?;
     let mut nodes = BTreeMap::new();
     for pin in &everything {
-        nodes.insert(pin.cid.clone(), (pin.everywhere, !pin.unplaced.is_empty(), pin.nodes.clone()));
+        nodes.insert(
+            pin.cid.clone(),
+            (pin.everywhere, !pin.unplaced.is_empty(), pin.nodes.clone()),
+        );
     }
     cluster
         .wait_until("nothing changes any more", LIMIT, async || {
             for status in client.status_all(v1::StatusAllRequest::default()).await? {
                 for node in &status.nodes {
-                    ensure!(node.status() != v1::Status::Queued, "{} is queued on {}", status.cid, node.node);
+                    ensure!(
+                        node.status() != v1::Status::Queued,
+                        "{} is queued on {}",
+                        status.cid,
+                        node.node
+                    );
                 }
             }
             Ok(())
@@ -252,7 +278,10 @@ async fn statuses_by_state_are_found_and_resumed() -> anyhow::Result<()> {
         .await?;
     let all = statuses(&cluster, &v1::PinFilter::default(), &[], 0).await?;
     assert_eq!(all.len(), nodes.len(), "every CID once");
-    ensure!(all.is_sorted_by_key(|(cid, _)| cid.parse::<node_core::Cid>().ok()), "in CID order");
+    ensure!(
+        all.is_sorted_by_key(|(cid, _)| cid.parse::<node_core::Cid>().ok()),
+        "in CID order"
+    );
     let of = |status: v1::Status| all.iter().filter(|(_, found)| *found == i32::from(status)).count();
     for status in [
         v1::Status::Pinned,
@@ -273,10 +302,7 @@ async fn statuses_by_state_are_found_and_resumed() -> anyhow::Result<()> {
         ..none()
     };
     let named: Vec<String> = (0..40).map(|number| cid(number).to_string()).collect();
-    let by_cids = v1::PinFilter {
-        cids: named,
-        ..none()
-    };
+    let by_cids = v1::PinFilter { cids: named, ..none() };
     for filter in [none(), by_node, by_name, by_cids] {
         for states in [
             vec![],
@@ -341,20 +367,29 @@ async fn a_hung_peer_costs_its_time_once() -> anyhow::Result<()> {
     // More than two chunks.
     let cids = bulk(&client, 0..2_400, 3).await?;
     let name = format!("node-{}", hung + 1);
-    let process = rustix::process::Pid::from_raw(cluster.peer(hung).pid().context("it runs")? as i32).context("a pid")?;
+    let process =
+        rustix::process::Pid::from_raw(cluster.peer(hung).pid().context("it runs")? as i32).context("a pid")?;
     rustix::process::kill_process(process, rustix::process::Signal::STOP)?;
 
     let began = Instant::now();
     let status = client.status(&cids[0]).await?;
     let first = began.elapsed();
-    let of_hung = status.nodes.iter().find(|node| node.node == name).context("it is shown")?;
+    let of_hung = status
+        .nodes
+        .iter()
+        .find(|node| node.node == name)
+        .context("it is shown")?;
     assert_eq!(of_hung.status(), v1::Status::Unreachable);
     ensure!(first < Duration::from_secs(4), "the first look-up took {first:?}");
     let began = Instant::now();
     for cid in &cids[..10] {
         client.status(cid).await?;
     }
-    ensure!(began.elapsed() < Duration::from_secs(3), "ten look-ups took {:?}", began.elapsed());
+    ensure!(
+        began.elapsed() < Duration::from_secs(3),
+        "ten look-ups took {:?}",
+        began.elapsed()
+    );
 
     // By pins, and of everything: the time that the caller allows, once.
     for node in ["", "node-1"] {
@@ -377,14 +412,21 @@ async fn a_hung_peer_costs_its_time_once() -> anyhow::Result<()> {
         }
         assert_eq!(count, cids.len());
         ensure!(chunks >= 3, "{chunks} chunks");
-        ensure!(began.elapsed() < Duration::from_secs(3), "the list took {:?}", began.elapsed());
+        ensure!(
+            began.elapsed() < Duration::from_secs(3),
+            "the list took {:?}",
+            began.elapsed()
+        );
     }
 
     rustix::process::kill_process(process, rustix::process::Signal::CONT)?;
     cluster
         .wait_until("the peer is heard again", LIMIT, async || {
             let status = client.status(&cids[1]).await?;
-            let unreachable = status.nodes.iter().find(|node| node.status() == v1::Status::Unreachable);
+            let unreachable = status
+                .nodes
+                .iter()
+                .find(|node| node.status() == v1::Status::Unreachable);
             ensure!(unreachable.is_none(), "{unreachable:?}");
             Ok(())
         })
@@ -412,7 +454,9 @@ async fn long_lists_begin_at_once_and_take_no_memory() -> anyhow::Result<()> {
         .wait_until("all ledgers know their queues", LIMIT, async || {
             let status = client.cluster_status().await?;
             let reports = status.nodes.iter().filter_map(|node| node.report.as_ref());
-            let known: u64 = reports.map(|report| report.queued + report.pinning + report.retrying).sum();
+            let known: u64 = reports
+                .map(|report| report.queued + report.pinning + report.retrying)
+                .sum();
             ensure!(known >= 2 * PINS, "{known} of {}", 2 * PINS);
             Ok(())
         })
@@ -429,12 +473,23 @@ async fn long_lists_begin_at_once_and_take_no_memory() -> anyhow::Result<()> {
     }
     let (first, whole) = (first.context("a chunk")?, began.elapsed());
     println!("list of {count}: first chunk after {first:?}, all after {whole:?}");
-    assert_eq!((count as u64, revision), (PINS, client.cluster_status().await?.revision));
+    assert_eq!(
+        (count as u64, revision),
+        (PINS, client.cluster_status().await?.revision)
+    );
     // A tenth would do on a quiet machine; what must not be is that the first waits for the rest.
-    ensure!(first < whole / 4 && first < Duration::from_secs(1), "the first came after {first:?}");
+    ensure!(
+        first < whole / 4 && first < Duration::from_secs(1),
+        "the first came after {first:?}"
+    );
 
     let began = Instant::now();
-    let mut stream = client.pins.clone().status_all(v1::StatusAllRequest::default()).await?.into_inner();
+    let mut stream = client
+        .pins
+        .clone()
+        .status_all(v1::StatusAllRequest::default())
+        .await?
+        .into_inner();
     let (mut first, mut count) = (None, 0);
     while let Some(chunk) = stream.next().await.transpose()? {
         first.get_or_insert(began.elapsed());
@@ -443,7 +498,10 @@ async fn long_lists_begin_at_once_and_take_no_memory() -> anyhow::Result<()> {
     let (first, whole) = (first.context("a chunk")?, began.elapsed());
     println!("status of {count}: first chunk after {first:?}, all after {whole:?}");
     assert_eq!(count as u64, PINS);
-    ensure!(first < whole / 4 && first < Duration::from_secs(1), "the first came after {first:?}");
+    ensure!(
+        first < whole / 4 && first < Duration::from_secs(1),
+        "the first came after {first:?}"
+    );
 
     // Clients that stop reading after the first chunk: each holds a chunk or two, not the list.
     let mut idle = Vec::new();
