@@ -26,7 +26,8 @@ pub fn request_id(text: &str) -> Result<Option<RequestId>, Error> {
     if text.is_empty() {
         Ok(None)
     } else {
-        Ok(Some(RequestId::new(text)?))
+        let id = RequestId::new(text).map_err(|error| renamed(error.into(), "request_id"))?;
+        Ok(Some(id))
     }
 }
 

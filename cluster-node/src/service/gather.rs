@@ -205,13 +205,13 @@ async fn ask_peer(peer: PeerId, directory: Arc<PeerDirectory>, silent: SilentPee
                 }
             }
             Err(unheard) => {
-                if unheard.is_timeout {
+                if unheard.was_slow {
                     silent.mark(peer);
                 }
                 tracing::debug!(%peer, error = %unheard.error, "a peer did not say what its nodes hold");
                 let now = Instant::now();
                 for ask in std::mem::take(&mut asks) {
-                    if unheard.is_timeout && ask.until > now {
+                    if unheard.was_slow && ask.until > now {
                         asks.push(ask);
                     } else {
                         let _ = ask.reply.send(None);
@@ -225,29 +225,21 @@ async fn ask_peer(peer: PeerId, directory: Arc<PeerDirectory>, silent: SilentPee
 /// Why a peer was not heard.
 struct Unheard {
     error: Error,
-    /// It let the call wait; otherwise it said no.
-    is_timeout: bool,
+    /// It let the call wait, whatever the words in the end; otherwise it said no at once.
+    was_slow: bool,
 }
 
 async fn ask_all(peer: PeerId, directory: &PeerDirectory, cids: &[Cid]) -> Result<Entries, Unheard> {
     let mut found = Entries::new();
     for some in cids.chunks(ENTRIES_CHUNK) {
+        let begun = Instant::now();
         // A hung process keeps its connections open and takes new ones, so the whole of it is limited.
-        match tokio::time::timeout(PEER_TIMEOUT, ask_once(peer, directory, some)).await {
-            Ok(Ok(rows)) => found.extend(rows),
-            Ok(Err(error)) => {
-                return Err(Unheard {
-                    error,
-                    is_timeout: false,
-                });
-            }
-            Err(_) => {
-                return Err(Unheard {
-                    error: Error::NoLeader(format!("peer {peer} is silent")),
-                    is_timeout: true,
-                });
-            }
-        }
+        let asked = tokio::time::timeout(PEER_TIMEOUT, ask_once(peer, directory, some)).await;
+        let asked = asked.unwrap_or_else(|_| Err(Error::NoLeader(format!("peer {peer} is silent"))));
+        found.extend(asked.map_err(|error| Unheard {
+            error,
+            was_slow: begun.elapsed() >= SILENT_TIMEOUT,
+        })?);
     }
     Ok(found)
 }
@@ -283,7 +275,7 @@ pub async fn scan_peer(
 ) {
     let silent = |message: String| Error::NoLeader(format!("peer {peer} does not answer: {message}"));
     let begin = async {
-        let mut link = directory.scan_link(peer).await?;
+        let mut link = directory.link(peer).await?;
         link.scan_entries(request)
             .await
             .map_err(|status| silent(status.message().to_owned()))

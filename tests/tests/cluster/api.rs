@@ -7,7 +7,7 @@ use cluster_proto::v1;
 use cluster_tests::client::{Client, pin_replicas, pin_request, replicas_of};
 use cluster_tests::cluster::{Cluster, ClusterOptions, LIMIT};
 use cluster_tests::content::{cid, fresh_cid};
-use cluster_tests::fake_kubo::Fault;
+use cluster_tests::fake_kubo::{Call, Fault, Rule};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -149,7 +149,9 @@ async fn recover_takes_exactly_what_is_named_on_all_peers() -> anyhow::Result<()
         .with("worker.backoff_max", "2h");
     let cluster = Cluster::start(options).await?;
     for at in 0..3 {
-        cluster.fake(at).fail(Fault::Unauthorized);
+        cluster
+            .fake(at)
+            .add_rule(Rule::new(Fault::NotFound).of_call(Call::PinAdd));
     }
     let client = cluster.client(0);
     let cids = bulk(&client, 0..20, 3).await?;

@@ -755,7 +755,7 @@ async fn changes_of_the_cluster_that_break_a_rule_are_refused() -> anyhow::Resul
     refused(
         "a long validity",
         client.cluster.clone().create_join_token(token).await,
-        "valid_for",
+        "valid_for_ms",
     )?;
     assert_eq!(standing(&client).await?, before);
     Ok(())

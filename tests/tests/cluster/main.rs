@@ -1,5 +1,4 @@
-//! Whole clusters of real processes over fake Kubo daemons, and a few over real ones: what is promised, and what holds
-//! when something fails.
+//! Whole clusters of real processes over fake Kubo daemons: what is promised, and what holds when something fails.
 
 mod api;
 mod bad_input;
