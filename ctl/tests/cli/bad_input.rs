@@ -103,7 +103,7 @@ fn wrong_command_lines_end_with_2_and_name_the_fault() {
         (&["pin", "recover", "--all", "--node", "n1"], "cannot be used with"),
         (
             &["pin", "recover", "--all", "--status", "pinned"],
-            "only gave_up and retrying",
+            "only gave_up, retrying and unpinning",
         ),
         (
             &["pin", "recover", "--all", "--class", "bad luck"],
