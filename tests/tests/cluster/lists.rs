@@ -230,7 +230,7 @@ async fn statuses(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails on a loaded machine: its cause is not yet known; found at the end of the session that wrote it"]
+#[ignore = "after an unauthorized fault an entry stayed queued for 30 s; whether the breaker does that is not known"]
 async fn statuses_by_state_are_found_and_resumed() -> anyhow::Result<()> {
     let options = ClusterOptions::default()
         // A try each, so that what fails stands still.
@@ -361,7 +361,7 @@ async fn statuses_show_names_of_other_namespaces_and_slots() -> anyhow::Result<(
 
 /// A peer that hangs, with all its connections open, costs its time once and not for every chunk or call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails on a loaded machine: its cause is not yet known; found at the end of the session that wrote it"]
+#[ignore = "ten look-ups beside a hung peer took 3.7 s; whether the product or the bound is wrong is not known"]
 async fn a_hung_peer_costs_its_time_once() -> anyhow::Result<()> {
     let cluster = Cluster::three().await?;
     let (leader, hung) = (cluster.leader().await?, cluster.follower().await?);
