@@ -230,7 +230,7 @@ async fn statuses(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "after an unauthorized fault an entry stayed queued for 30 s; whether the breaker does that is not known"]
+#[ignore = "an entry stayed queued on its node for 30 s; why is not known"]
 async fn statuses_by_state_are_found_and_resumed() -> anyhow::Result<()> {
     let options = ClusterOptions::default()
         // A try each, so that what fails stands still.
