@@ -131,9 +131,12 @@ fn a_name_belongs_to_one_peer() {
     assert_eq!(cluster.names(), ["beta"]);
 }
 
+/// Makes one field of something good bad.
+type Spoil<T> = fn(&mut T);
+
 #[test]
 fn what_a_peer_says_of_itself_is_bounded() {
-    let cases: [(fn(&mut NewPeer), &str); 5] = [
+    let cases: [(Spoil<NewPeer>, &str); 5] = [
         (|peer| peer.name = "no spaces".into(), "peer name"),
         (|peer| peer.addresses = vec!["a:1".into(); 17], "addresses"),
         (|peer| peer.addresses = vec!["a".repeat(260)], "addresses"),
@@ -167,7 +170,7 @@ fn what_a_peer_says_of_itself_is_bounded() {
 
 #[test]
 fn what_is_said_of_a_node_is_bounded() {
-    let cases: [(fn(&mut StorageNode), &str); 6] = [
+    let cases: [(Spoil<StorageNode>, &str); 6] = [
         (|node| node.api = "h".repeat(1_025), "api"),
         (|node| node.auth_file = "f".repeat(4_097), "auth_file"),
         (|node| node.kind = "k".repeat(33), "kind"),

@@ -26,7 +26,7 @@ async fn fill(client: &Client) -> anyhow::Result<()> {
     for number in 0..60 {
         for (at, namespace) in ["", "alpha", "zeta"].into_iter().enumerate() {
             for slot in ["", "second"] {
-                if (number + at as u64) % 3 == 0 || (slot == "second" && number % 4 != 0) {
+                if (number + at as u64).is_multiple_of(3) || (slot == "second" && number % 4 != 0) {
                     continue;
                 }
                 // Some need more nodes than there are, some go everywhere.

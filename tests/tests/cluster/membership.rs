@@ -229,7 +229,9 @@ async fn a_token_works_once_and_strangers_never_get_in() -> anyhow::Result<()> {
     let nowhere = |_: &node_core::PeerId| Vec::new();
     let connector = PeerConnector::new(PeerTls::new(&identity), Arc::new(nowhere), ConnectorOptions::default());
     let member = cluster.peer(0).info();
-    let channel = connector.connect(member.id.parse()?, &[member.peer.clone()]).await?;
+    let channel = connector
+        .connect(member.id.parse()?, std::slice::from_ref(&member.peer))
+        .await?;
     let asked = PeersClient::new(channel.clone()).fleet(FleetRequest {}).await;
     assert_eq!(asked.expect_err("it is a stranger").code(), Code::PermissionDenied);
     let appended = RaftClient::new(channel).append(AppendRequest::default()).await;

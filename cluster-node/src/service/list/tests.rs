@@ -98,7 +98,7 @@ impl State {
         for number in 0..40_u8 {
             for (at, namespace) in ["a", "default", "team-b", "z9"].into_iter().enumerate() {
                 for slot in ["", "second"] {
-                    if (number as usize + at) % 3 == 0 || (slot == "second" && number % 4 != 0) {
+                    if (number as usize + at).is_multiple_of(3) || (slot == "second" && number % 4 != 0) {
                         continue;
                     }
                     let everywhere = number % 7 == 0;
