@@ -6,8 +6,11 @@ mod version;
 
 pub use version::{WIRE_VERSION, WIRE_VERSION_OLDEST};
 
-/// Descriptors of all services, for gRPC reflection.
+/// Descriptors of all services.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Descriptors of what clients may call: without the services that peers have for each other.
+pub const PUBLIC_FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));
 
 /// The public API: for `cluster-ctl` and for storage services.
 #[allow(clippy::all, missing_docs)]

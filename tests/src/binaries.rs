@@ -26,6 +26,14 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The repository, by what cargo said to the running program or to the one that started it; both lie one folder below it.
+/// What was compiled in is the last resort: clones may share a target folder.
+pub fn repository() -> PathBuf {
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let own = Path::new(&own);
+    own.parent().unwrap_or(own).to_owned()
+}
+
 /// `target/debug` or `target/release`.
 fn folder() -> anyhow::Result<PathBuf> {
     if let Some(folder) = std::env::var_os("PINFLEET_BIN_DIR") {
@@ -58,10 +66,7 @@ fn build() -> anyhow::Result<()> {
     {
         command.env("CARGO_TARGET_DIR", target);
     }
-    let status = command
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .status()
-        .context("cannot run cargo")?;
+    let status = command.current_dir(repository()).status().context("cannot run cargo")?;
     ensure!(status.success(), "cargo build ended with {status}");
     Ok(())
 }

@@ -11,6 +11,8 @@ use node_core::Cid;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::binaries::repository;
+
 /// The version that demo and tests run.
 pub const KUBO_VERSION: &str = "0.43.0";
 
@@ -77,7 +79,7 @@ fn go_tool(module: &str, package: &str, binary: &str) -> anyhow::Result<PathBuf>
         .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o"])
         .arg(&unfinished)
         .arg(package)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(module))
+        .current_dir(repository().join("tests/tools").join(module))
         // The daemon needs no C, and so the build needs no C compiler.
         .env("CGO_ENABLED", "0")
         .stdin(Stdio::null())

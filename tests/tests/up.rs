@@ -113,7 +113,6 @@ fn fields(said: &Value) -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "written at the end of a session and not yet run through"]
 async fn up_runs_until_it_is_told_and_keeps_its_folder() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let dir = folder.path().join("kept").display().to_string();
@@ -151,7 +150,6 @@ async fn up_runs_until_it_is_told_and_keeps_its_folder() -> anyhow::Result<()> {
 
 /// A signal before it is ready ends it as well.
 #[tokio::test]
-#[ignore = "written at the end of a session and not yet run through"]
 async fn up_that_is_stopped_early_leaves_nothing() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let dir = folder.path().join("early");
@@ -187,7 +185,6 @@ async fn up_that_is_stopped_early_leaves_nothing() -> anyhow::Result<()> {
 
 /// The README's first command, over real Kubo.
 #[tokio::test]
-#[ignore = "written at the end of a session and not yet run through"]
 async fn the_demo_succeeds() -> anyhow::Result<()> {
     let demo = Command::new(binary("demo")?)
         .args(["--size", "2"])

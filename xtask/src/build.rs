@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -31,7 +32,9 @@ pub enum Selection {
 
 /// The repository.
 pub fn root() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Cargo says it to what it runs. What was compiled in is another clone's when clones share a target folder.
+    let own = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let own = Path::new(&own);
     own.parent().unwrap_or(own).to_owned()
 }
 
@@ -62,6 +65,7 @@ fn words(time: Duration) -> String {
 /// Builds, and returns the folder of the programs.
 pub fn build(profile: Profile, selection: Selection) -> anyhow::Result<PathBuf> {
     let target = target()?;
+    claim(&target)?;
     let mut command = cargo(&target);
     command.args(["build", "--workspace"]);
     command.arg(match selection {
@@ -85,6 +89,34 @@ pub fn build(profile: Profile, selection: Selection) -> anyhow::Result<PathBuf> 
         ensure!(status.success(), "the build failed");
         Ok(folder)
     })
+}
+
+/// Names this clone as the one that the target folder was built from, and throws away what another clone's sources were
+/// built to. Cargo knows a crate by its place in the workspace and its age by the clock: what was built from newer files
+/// of another clone would pass for ours.
+fn claim(target: &Path) -> anyhow::Result<()> {
+    let marker = target.join("pinfleet-clone");
+    let own = root().canonicalize()?;
+    let own = own.to_string_lossy();
+    if fs::read_to_string(&marker).is_ok_and(|clone| clone == own) {
+        return Ok(());
+    }
+    for profile in ["debug", "release"] {
+        if !target.join(profile).is_dir() {
+            continue;
+        }
+        let mut command = cargo(target);
+        command.args(["clean", "--quiet", "--workspace"]);
+        if profile == "release" {
+            command.arg("--release");
+        }
+        ensure!(
+            command.status().context("cannot run cargo")?.success(),
+            "cargo clean failed"
+        );
+    }
+    fs::create_dir_all(target)?;
+    fs::write(&marker, own.as_bytes()).with_context(|| format!("cannot write {}", marker.display()))
 }
 
 /// Runs all tests.

@@ -22,7 +22,6 @@ mod values;
 mod worker;
 
 use std::path::Path;
-use std::time::Duration;
 
 use figment::value::{Dict, Tag, Value};
 use figment::{Figment, Profile, Provider};
@@ -129,13 +128,6 @@ impl Config {
         self.raft.check(problems);
         self.replication.check(problems);
         self.worker.check(problems);
-        // A peer counts as silent after five seconds: two reports may be lost before that.
-        if self.worker.report_interval > Duration::from_secs(2) {
-            problems.add(
-                "worker.report_interval",
-                "at most 2s, or the leader takes this peer for dead between two reports",
-            );
-        }
         node::check(&self.nodes, problems);
     }
 }

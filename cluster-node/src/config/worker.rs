@@ -124,9 +124,10 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
         },
         OptionSpec {
             key: "report_interval",
-            kind: Kind::Duration(50, 60_000),
+            // A peer counts as silent after five seconds: two reports may be lost before that.
+            kind: Kind::Duration(50, 2_000),
             default: Some(r#""1s""#),
-            doc: "How often the leader is told how the nodes are.",
+            doc: "How often the leader is told how the nodes are; it takes a peer for lost that says nothing for 5s.",
         },
     ],
 };

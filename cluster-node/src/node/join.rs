@@ -133,6 +133,7 @@ async fn ask_one(
     let standing = Standing {
         cluster_id: answer.cluster_id,
         raft_id: answer.raft_id,
+        started: false,
     };
     Ok(Answer::Admitted(Joined { standing, members }))
 }

@@ -304,6 +304,7 @@ async fn stand(
     let standing = Standing {
         cluster_id: String::new(),
         raft_id: FIRST_RAFT_ID,
+        started: false,
     };
     standing::write(cluster, &standing)?;
     std::fs::remove_file(dir.founds()).context("the mark of a new cluster can't be removed")?;
@@ -361,9 +362,18 @@ async fn open_stores(
         snapshot_entries: config.raft.snapshot_log_entries,
         log_entries_kept: config.raft.snapshot_keep_log_entries,
         log_bytes_kept: config.raft.snapshot_keep_log_bytes,
+        started: standing.started,
         ..ConsensusConfig::default()
     };
     let consensus = Consensus::open(standing.raft_id, own, raft, log, state.clone(), channels).await?;
+    if !standing.started {
+        // After the log has its owner: a crash in between leaves a log that may be gone on with.
+        let standing = Standing {
+            started: true,
+            ..standing.clone()
+        };
+        standing::write(cluster, &standing)?;
+    }
     Ok(Stores {
         consensus,
         state,
@@ -426,7 +436,14 @@ fn build(
         Arc::new(ConfiguredLimits(config.clone())),
         kubo_observer(metrics.clone()),
     );
-    let scraped = Scraped::new(worker.clone(), consensus.clone(), log_engine.clone(), state, ledger);
+    let scraped = Scraped::new(
+        worker.clone(),
+        proposer.clone(),
+        consensus.clone(),
+        log_engine.clone(),
+        state,
+        ledger,
+    );
     metrics.on_scrape(move |metrics| scraped.scrape(metrics));
     Arc::new(Pins::new(
         proposer,
@@ -484,6 +501,7 @@ async fn begin_cluster(
         &Standing {
             cluster_id: named,
             raft_id: FIRST_RAFT_ID,
+            started: true,
         },
     )
 }

@@ -13,7 +13,7 @@ use cluster_worker::{Kind, Observer, Worker};
 use node_core::{ErrorClass, NodeId, Status, StorageNode};
 use parking_lot::Mutex;
 
-use crate::service::{ObserverOf, ServiceMetrics, Shared};
+use crate::service::{ObserverOf, Proposer, ServiceMetrics, Shared};
 use crate::telemetry::{Metrics, RocksDbSizes};
 
 /// Counts what the proposer does.
@@ -70,6 +70,7 @@ impl CallObserver for CountCalls {
 /// What is only worth knowing when somebody asks. All of it is answered from memory.
 pub struct Scraped {
     worker: Worker,
+    proposer: Proposer,
     consensus: Consensus,
     // Asked as long as they are there: a metric must not keep a database open.
     log: Weak<RocksLogEngine>,
@@ -89,6 +90,7 @@ impl Scraped {
     /// Nothing told yet.
     pub fn new(
         worker: Worker,
+        proposer: Proposer,
         consensus: Consensus,
         log: Weak<RocksLogEngine>,
         state: &Arc<StateStore>,
@@ -96,6 +98,7 @@ impl Scraped {
     ) -> Self {
         Self {
             worker,
+            proposer,
             consensus,
             log,
             state: Arc::downgrade(state),
@@ -142,6 +145,7 @@ impl Scraped {
             raft.committed.unwrap_or_default(),
             raft.applied.unwrap_or_default(),
         );
+        metrics.set_raft_queue_bytes(self.proposer.queued_bytes() as u64);
         let counts = self.consensus.snapshot_counts();
         metrics.snapshots(
             counts.installed.saturating_sub(told.installed),

@@ -107,7 +107,7 @@ pub fn serve_clients(
     let streams_max = config.api.streams_max;
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(cluster_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(cluster_proto::PUBLIC_FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();

@@ -11,7 +11,7 @@ use anyhow::Context;
 use node_core::PeerId;
 use serde::{Deserialize, Serialize};
 
-/// What a peer is to its cluster. Written once.
+/// What a peer is to its cluster. Only ever added to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Standing {
@@ -19,6 +19,10 @@ pub struct Standing {
     pub cluster_id: String,
     /// The peer's number in Raft.
     pub raft_id: u64,
+    /// Raft has run under this number: a log that nobody ever ran on is then one that was lost, and with it how the peer
+    /// voted.
+    #[serde(default)]
+    pub started: bool,
 }
 
 /// The file of the standing in the folder of the data.
@@ -111,6 +115,7 @@ mod tests {
         let standing = Standing {
             cluster_id: "c".into(),
             raft_id: 7,
+            started: true,
         };
         write(folder.path(), &standing).expect("written");
         assert_eq!(read(folder.path()).expect("read"), Some(standing));

@@ -99,17 +99,18 @@ impl Pins {
         self.consensus.leader().is_self
     }
 
-    /// Whether the cluster is well.
+    /// Whether the cluster is well, with every write that was acknowledged before the call as long as a majority answers.
     pub async fn cluster(&self) -> Result<ClusterView, Error> {
-        let state = self.reads.stale();
+        let own = self.directory.own();
+        let leader = self.consensus.leader().leader.map(|leader| leader.peer.peer_id);
+        let ((seen, asked_leader), state) = tokio::join!(self.fleet_seen(leader), self.reads.linearizable(STATUS_WAIT));
+        // A peer that hears nobody goes on naming the last leader, be it itself, since it can't have another one elected.
+        // What counts is whether a majority still confirms one, or another peer says that it leads.
+        let confirmed = state.is_ok() || (asked_leader && leader != Some(own));
+        let leader = leader.filter(|_| confirmed);
+        let state = state.unwrap_or_else(|_| self.reads.stale());
         let header = pinset::header(&*state)?;
         let raft = self.consensus.metrics();
-        let leader = self.consensus.leader().leader.map(|leader| leader.peer.peer_id);
-        let (seen, asked_leader) = self.fleet_seen(leader).await;
-        // A peer that hears nobody goes on naming the last leader, since it can't have another one elected. What counts
-        // is whether a majority still confirms one.
-        let confirmed = asked_leader || self.reads.linearizable(STATUS_WAIT).await.is_ok();
-        let leader = leader.filter(|_| confirmed);
         let peers: Vec<_> = self
             .directory
             .present()

@@ -24,7 +24,7 @@ const FOREIGN_METHODS: [&str; 3] = [
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 ];
 
-/// All methods that get series of their own, from the descriptors that reflection answers with, too.
+/// All methods that get series of their own.
 static METHODS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let descriptors = prost_types::FileDescriptorSet::decode(cluster_proto::FILE_DESCRIPTOR_SET);
     let mut methods: BTreeSet<String> = FOREIGN_METHODS.map(str::to_owned).into();

@@ -167,7 +167,7 @@ pub enum SettingsCommand {
 /// `settings set`
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "cluster-ctl settings set [--replicas N | --min N --max N | --everywhere] [--spread TAG,… | --no-spread]"
+    override_usage = "cluster-ctl settings set [--replicas N | --min N --max N | --everywhere]\n                                [--spread TAG,… | --no-spread]"
 )]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true)
     .args(["replicas", "min", "max", "everywhere", "spread", "no_spread"])))]

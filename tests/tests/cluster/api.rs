@@ -316,7 +316,6 @@ async fn settings_drain_and_removal_of_nodes() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a fault of the product: reflection on the client port names the services that peers have for each other"]
 async fn what_every_grpc_server_has_and_what_is_measured() -> anyhow::Result<()> {
     let cluster = Cluster::three().await?;
     let client = cluster.client(0);

@@ -39,7 +39,6 @@ async fn is_gone(cluster: &Cluster, cid: &Cid, node: &str) -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a node was still pinning after 90 s; whether the driver or the machine is at fault is not known"]
 async fn real_content_lives_and_goes() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let options = ClusterOptions {

@@ -230,7 +230,6 @@ async fn statuses(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "an entry stayed queued on its node for 30 s; why is not known"]
 async fn statuses_by_state_are_found_and_resumed() -> anyhow::Result<()> {
     let options = ClusterOptions::default()
         // A try each, so that what fails stands still.
@@ -243,7 +242,8 @@ async fn statuses_by_state_are_found_and_resumed() -> anyhow::Result<()> {
         for number in 0..10 {
             fake.fail_pin(&cid(number), Fault::NotFound);
         }
-        for number in 10..20 {
+        // Fewer than a node pins at a time, or the rest would wait for the stall timeout.
+        for number in 10..13 {
             fake.fail_pin(
                 &cid(number),
                 Fault::Stall {
@@ -361,7 +361,6 @@ async fn statuses_show_names_of_other_namespaces_and_slots() -> anyhow::Result<(
 
 /// A peer that hangs, with all its connections open, costs its time once and not for every chunk or call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "ten look-ups beside a hung peer took 3.7 s; whether the product or the bound is wrong is not known"]
 async fn a_hung_peer_costs_its_time_once() -> anyhow::Result<()> {
     let cluster = Cluster::three().await?;
     let (leader, hung) = (cluster.leader().await?, cluster.follower().await?);

@@ -477,6 +477,27 @@ async fn a_wiped_peer_without_a_token_stays_out() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A peer whose Raft log was lost has forgotten how it voted; also when its state went with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_without_its_log_does_not_start() -> anyhow::Result<()> {
+    let cluster = Cluster::three().await?;
+    let peer = cluster.peer(cluster.follower().await?);
+    let data = peer.dir().join("cluster");
+    for lost in [&["raft-log"][..], &["raft-log", "state", "ledger"]] {
+        peer.kill9()?;
+        for folder in lost {
+            std::fs::remove_dir_all(data.join(folder))?;
+        }
+        peer.launch()?;
+        let status = wait_until("it ends", LIMIT, async || peer.exit_status()?.context("it runs")).await?;
+        ensure!(!status.success(), "{status}");
+        logged(&[peer], &["its Raft log is gone", "join anew"]).await?;
+        peer.forget();
+    }
+    cluster.any()?.pin_as(pin_replicas(&fresh_cid(), 1)).await?;
+    Ok(())
+}
+
 /// Neither on the way in nor later does a log tell what lets somebody in: not the peers', and not at the finest level.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_reaches_a_log() -> anyhow::Result<()> {
