@@ -17,4 +17,5 @@ pub use credentials::{Credentials, CredentialsError};
 pub use error::{Error, Operation};
 pub use node::{
     Added, Connected, Held, Identity, IpfsNode, Listed, LookFor, PIN_NAME, Progress, ProgressSink, RepoStat, Updated,
+    pin_name,
 };

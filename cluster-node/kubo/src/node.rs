@@ -93,9 +93,15 @@ impl Held {
     }
 }
 
-/// The name under which a cluster pins, so that its pins can be told from those made by hand though all else is lost.
-/// Kubo keeps names of pins and shows them when it is asked for one CID.
+/// What the name begins with under which a cluster pins.
 pub const PIN_NAME: &str = "pinfleet";
+
+/// The name under which a cluster pins, so that its pins can be told from those made by hand, and from those of another
+/// cluster that drives the same daemon, though all else is lost. Kubo keeps names of pins and shows them when it is asked
+/// for one CID.
+pub fn pin_name(cluster_id: &str) -> String {
+    format!("{PIN_NAME}:{cluster_id}")
+}
 
 /// A pin as a node reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,13 +110,6 @@ pub struct Listed {
     pub held: Held,
     /// The name it was given; empty when it has none, and below Kubo 0.24.
     pub name: String,
-}
-
-impl Listed {
-    /// Whether it bears [`PIN_NAME`].
-    pub fn is_named(&self) -> bool {
-        self.name == PIN_NAME
-    }
 }
 
 /// What a look at a node is after.

@@ -1,6 +1,6 @@
 //! Settings of storage nodes from this peer's configuration.
 
-use cluster_kubo::KuboOptions;
+use cluster_kubo::{KuboOptions, pin_name};
 use cluster_worker::NodeSettings;
 use node_core::StorageNode;
 use node_core::retry::RetryPolicy;
@@ -15,7 +15,7 @@ const UNPIN_CONCURRENCY: u32 = 4;
 pub struct ConfiguredLimits(pub Config);
 
 impl NodeLimits for ConfiguredLimits {
-    fn settings(&self, node: &StorageNode) -> NodeSettings {
+    fn settings(&self, node: &StorageNode, cluster_id: &str) -> NodeSettings {
         let common = &self.0.worker;
         let own = self.0.nodes.iter().find(|section| section.name == node.name);
         let concurrency_max = own
@@ -24,6 +24,7 @@ impl NodeLimits for ConfiguredLimits {
         NodeSettings {
             id: node.id,
             name: node.name.clone(),
+            pin_name: pin_name(cluster_id),
             pins_per_second: own
                 .and_then(|own| own.pins_per_second)
                 .unwrap_or(common.pins_per_second),

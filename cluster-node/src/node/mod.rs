@@ -152,6 +152,7 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     running.watch("ledger", watch_ledger(ledger, ledger_writes, health.clone()));
     let worker = pins.worker.clone();
     running.watch("worker", async move { worker.ended().await });
+    running.watch("proposer", pins.proposer.ended());
     let clients = serve_clients(grpc_listener, pins, metrics, &config, admission, &health);
     running.clients = Some(clients?);
 

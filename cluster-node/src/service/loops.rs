@@ -337,7 +337,8 @@ impl Pins {
         // Those that are gone included: what the ledger knows of them is to be forgotten.
         let mut own = pinset::nodes(&*state)?;
         own.retain(|node| node.peer == self.directory.own());
-        self.nodes.drive(&self.worker, own);
+        let header = pinset::header(&*state)?;
+        self.nodes.drive(&self.worker, &header.cluster_id, own);
         Ok(())
     }
 

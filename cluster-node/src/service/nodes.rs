@@ -18,8 +18,8 @@ use super::Error;
 
 /// Settings and limits of nodes, from this peer's configuration.
 pub trait NodeLimits: Send + Sync + 'static {
-    /// The worker's settings for a node.
-    fn settings(&self, node: &StorageNode) -> NodeSettings;
+    /// The worker's settings for a node of this cluster.
+    fn settings(&self, node: &StorageNode, cluster_id: &str) -> NodeSettings;
     /// The client's options for a node.
     fn client(&self, node: &StorageNode) -> KuboOptions;
 }
@@ -52,7 +52,7 @@ impl NodeFactory {
     /// Gives the worker the nodes of this peer. Those that are gone are not driven any more, and the ledger forgets
     /// them; what the cluster pinned there stays on the daemon, which is not the cluster's any more, under the cluster's
     /// name, by which it is recognised when the daemon is added again.
-    pub fn drive(&self, worker: &Worker, nodes: Vec<StorageNode>) {
+    pub fn drive(&self, worker: &Worker, cluster_id: &str, nodes: Vec<StorageNode>) {
         let (gone, nodes): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|node| node.state == NodeState::Gone);
         let mut known = self.known.lock();
         let mut driven = Vec::with_capacity(nodes.len());
@@ -64,7 +64,7 @@ impl NodeFactory {
                 Some((_, client)) => client,
                 None => Arc::new(self.attach(&node)) as Arc<dyn IpfsNode>,
             };
-            driven.push((self.limits.settings(&node), client.clone()));
+            driven.push((self.limits.settings(&node, cluster_id), client.clone()));
             kept.insert(node.id, (node, client));
         }
         *known = kept;

@@ -20,7 +20,7 @@
 
 use std::sync::Arc;
 
-use cluster_kubo::{Added, Error, Held, Listed, LookFor, Operation, PIN_NAME, Progress, Updated};
+use cluster_kubo::{Added, Error, Held, Listed, LookFor, Operation, Progress, Updated};
 use cluster_storage::ledger::{self, Edit};
 use node_core::reconcile::{self, Change, Entry, Failure as Failed, Lane, Pinned, Seen, Step, Unpin};
 use node_core::{Cid, ErrorClass, PinMode, Status, Timestamp};
@@ -179,7 +179,9 @@ async fn pin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -> 
     };
     let listed = node.pin_ls(cid, look_for).await?;
     context.answered();
-    let seen = listed.as_ref().and_then(seen);
+    let seen = listed
+        .as_ref()
+        .and_then(|listed| seen(listed, &context.settings.pin_name));
     let looked = reconcile::look(entry, seen);
     let done = |ours, found, progress: Progress| {
         Ok(Did::Pinned(Pinned {
@@ -225,7 +227,11 @@ async fn pin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -> 
             Err(error) => tracing::debug!(node = %context.id(), pin = %cid, %error, "update failed, pinning instead"),
         }
     }
-    let name = if looked.under_our_name { PIN_NAME } else { "" };
+    let name = if looked.under_our_name {
+        &context.settings.pin_name
+    } else {
+        ""
+    };
     let added = add(context, cid, entry, name, running).await?;
     // More than we asked for, of what we never touched before: somebody pinned it by hand since we looked.
     let by_hand = !looked.ours && entry.mode == PinMode::Direct && added.held == PinMode::Recursive;
@@ -268,7 +274,7 @@ async fn in_the_way(context: &Context, running: &Running) {
 }
 
 /// The pin itself; none for what is held as a part of another pin, which may go at any time.
-pub(crate) fn seen(listed: &Listed) -> Option<Seen> {
+pub(crate) fn seen(listed: &Listed, our_name: &str) -> Option<Seen> {
     let mode = match listed.held {
         Held::Recursive => PinMode::Recursive,
         Held::Direct => PinMode::Direct,
@@ -276,7 +282,7 @@ pub(crate) fn seen(listed: &Listed) -> Option<Seen> {
     };
     Some(Seen {
         mode,
-        named: listed.is_named(),
+        named: listed.name == our_name,
     })
 }
 
@@ -327,7 +333,8 @@ async fn unpin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -
             node.pin_rm(cid).await?;
         }
         Unpin::RemoveNamed => {
-            if node.pin_ls(cid, LookFor::Any).await?.is_some_and(|pin| pin.is_named()) {
+            let ours = |pin: Listed| pin.name == context.settings.pin_name;
+            if node.pin_ls(cid, LookFor::Any).await?.is_some_and(ours) {
                 node.pin_rm(cid).await?;
             }
         }

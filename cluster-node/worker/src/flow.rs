@@ -266,6 +266,7 @@ mod tests {
         let settings = NodeSettings {
             id: NodeId(1),
             name: "a".into(),
+            pin_name: String::new(),
             pins_per_second,
             burst: 2,
             concurrency_max: 16,

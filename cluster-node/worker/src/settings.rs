@@ -64,6 +64,8 @@ pub struct NodeSettings {
     pub id: NodeId,
     /// Its name, for logs and reports.
     pub name: String,
+    /// The name that its pins bear. A pin under it is taken for one of the cluster, whatever the ledger knows of it.
+    pub pin_name: String,
     /// Most pins begun per second; 0 is no limit.
     pub pins_per_second: f64,
     /// Pins that may begin at once after a pause; at least 1.

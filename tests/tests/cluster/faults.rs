@@ -116,6 +116,7 @@ async fn every_fault_is_named_and_outlived() -> anyhow::Result<()> {
         .await?;
 
     fake.clear_rules();
+    let name = format!("pinfleet:{}", client.cluster_status().await?.cluster_id);
     for (cid, ..) in &cids {
         cluster
             .wait_until("it is pinned in the end", LIMIT, async || {
@@ -124,7 +125,11 @@ async fn every_fault_is_named_and_outlived() -> anyhow::Result<()> {
             .await?;
         let node = only_node(&client, cid).await?;
         ensure!(node.error.is_empty() && node.attempts > 1, "{node:?}");
-        assert_eq!(fake.pin_name(cid).as_deref(), Some("pinfleet"));
+        assert_eq!(
+            fake.pin_name(cid),
+            Some(name.clone()),
+            "by it the cluster knows its own"
+        );
     }
     Ok(())
 }

@@ -151,6 +151,21 @@ async fn our_pins_are_known_by_their_name_when_the_ledger_is_lost() {
 }
 
 #[tokio::test]
+async fn pins_of_another_cluster_at_the_same_daemon_stay() {
+    let bench = Bench::new();
+    let node = FakeNode::new();
+    let theirs = format!("{PIN_NAME}:another");
+    node.pin_as(cid(1), PinMode::Recursive, &theirs);
+    bench.drive(&[(settings(NODE), &node)]);
+    bench.want(NODE, 0..3);
+    until("all pinned", || bench.ledger.counts(NODE).of(Status::Pinned) == 3).await;
+    bench.unwant(NODE, 0..3);
+    until("ours to be gone", || bench.ledger.counts(NODE).total() == 0).await;
+    assert_eq!(node.name(&cid(1)), theirs);
+    assert_eq!(node.held(), 1);
+}
+
+#[tokio::test]
 async fn nodes_that_are_gone_are_forgotten() {
     let bench = Bench::new();
     let (node, other) = (FakeNode::new(), FakeNode::new());

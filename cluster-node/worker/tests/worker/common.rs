@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster_kubo::{
-    Added, Connected, Error, Held, Identity, IpfsNode, Listed, LookFor, Operation, Progress, ProgressSink, RepoStat,
-    Updated,
+    Added, Connected, Error, Held, Identity, IpfsNode, Listed, LookFor, Operation, PIN_NAME, Progress, ProgressSink,
+    RepoStat, Updated,
 };
 use cluster_storage::ledger::{Ledger, LedgerOptions};
 use cluster_worker::{Clock, NodeSettings, SystemClock, TodoRow, View, WantedSource, Worker, WorkerConfig};
@@ -484,6 +484,7 @@ pub fn settings(id: NodeId) -> NodeSettings {
     NodeSettings {
         id,
         name: format!("node-{}", id.0),
+        pin_name: PIN_NAME.into(),
         pins_per_second: 0.0,
         burst: 1,
         concurrency_max: 8,
