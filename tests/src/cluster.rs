@@ -46,6 +46,17 @@ impl Default for ClusterOptions {
     }
 }
 
+/// Reads `section.key=value` from a command line.
+///
+/// # Errors
+/// When it is not of this form.
+pub fn option_of_peers(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if key.contains('.') => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("must be section.key=value, such as raft.heartbeat=100ms".into()),
+    }
+}
+
 impl ClusterOptions {
     /// So many peers with a fake Kubo each.
     pub fn fakes(peers: usize) -> Self {

@@ -79,7 +79,7 @@ impl Default for ConsensusConfig {
             propose_timeout: Duration::from_secs(30),
             member_timeout: Duration::from_secs(30),
             started: false,
-            runtime_threads: 2,
+            runtime_threads: 1,
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::errors::{Behind, MemberError, OpenError, ProposeError, ReadError, Tra
 use crate::log_store::LogStore;
 use crate::members::{self, Request};
 use crate::network::{MESSAGE_BYTES_MAX, Network};
-use crate::runtime::OwnRuntime;
+use crate::runtime::{OwnRuntime, RuntimeOptions};
 use crate::server::RaftService;
 use crate::state_machine::{Applied, Changes, SnapshotCounts, StateMachine};
 use crate::status::{self, LeaderView, RaftStatus};
@@ -38,6 +38,9 @@ use crate::upkeep;
 
 /// Largest command. Half of what a peer takes in one message: one entry is never cut in two, and must reach followers.
 const COMMAND_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
+
+/// Threads for applying, reading old entries, building, sending and receiving snapshots.
+const BLOCKING_THREADS_MAX: usize = 16;
 
 /// Raft of this peer. Clones are handles to the same.
 #[derive(Clone)]
@@ -97,7 +100,12 @@ impl Consensus {
     ) -> Result<Self, OpenError> {
         config.validate()?;
         let config = Arc::new(config);
-        let runtime = OwnRuntime::start(config.runtime_threads)?;
+        let runtime = OwnRuntime::start(RuntimeOptions {
+            name: "raft",
+            threads: config.runtime_threads,
+            blocking_max: BLOCKING_THREADS_MAX,
+            on_thread_start: || {},
+        })?;
         let handle = runtime.handle();
 
         claim(&log, raft_id, config.started).await?;

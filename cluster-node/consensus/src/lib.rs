@@ -30,6 +30,7 @@ pub use channel::{ChannelProvider, ConnectError, Purpose};
 pub use config::{ConfigError, ConsensusConfig};
 pub use consensus::{Consensus, Proposal, Proposed};
 pub use errors::{Behind, Leader, MemberError, OpenError, ProposeError, ReadError, TransferError};
+pub use runtime::{OwnRuntime, RuntimeOptions};
 pub use server::RaftService;
 pub use state_machine::{Applied, Changes, SnapshotCounts};
 pub use status::{Follower, LeaderView, RaftStatus, Role};

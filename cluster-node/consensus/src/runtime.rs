@@ -1,4 +1,4 @@
-//! The runtime of its own that Raft runs on.
+//! Runtimes of their own, for what must not be delayed by the rest and for what must not delay the rest.
 
 use std::io;
 use std::sync::Arc;
@@ -7,9 +7,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
 
-/// Applying, reading old entries, building, sending and receiving snapshots.
-const BLOCKING_THREADS_MAX: usize = 16;
-
 /// Waited for the threads of a runtime that is dropped without having been stopped.
 const DROP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -17,24 +14,41 @@ const DROP_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// Its threads are waited for. A thread that is left to itself closes a database at some later time, and when that is
 /// while the process exits, the process aborts: what the database needs is destroyed already.
-pub(crate) struct OwnRuntime {
+pub struct OwnRuntime {
     handle: Handle,
     own: Mutex<Option<Runtime>>,
 }
 
+/// How a runtime is made.
+#[derive(Debug, Clone, Copy)]
+pub struct RuntimeOptions {
+    /// Of its threads.
+    pub name: &'static str,
+    /// Threads for what does not block; 0 = none of its own: everything runs on the caller's.
+    pub threads: usize,
+    /// Most threads for what blocks.
+    pub blocking_max: usize,
+    /// Called on each thread when it starts.
+    pub on_thread_start: fn(),
+}
+
 impl OwnRuntime {
-    /// With so many threads; none = the caller's.
-    pub fn start(threads: usize) -> io::Result<Self> {
-        if threads == 0 {
+    /// Starts its threads.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn start(options: RuntimeOptions) -> io::Result<Self> {
+        if options.threads == 0 {
             return Ok(Self {
                 handle: Handle::current(),
                 own: Mutex::new(None),
             });
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .max_blocking_threads(BLOCKING_THREADS_MAX)
-            .thread_name("raft")
+            .worker_threads(options.threads)
+            .max_blocking_threads(options.blocking_max)
+            .thread_name(options.name)
+            .on_thread_start(options.on_thread_start)
             .enable_all()
             .build()?;
         Ok(Self {
@@ -43,6 +57,7 @@ impl OwnRuntime {
         })
     }
 
+    /// What runs things on it.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -63,7 +78,7 @@ impl OwnRuntime {
         let own = self.is_current();
         // A runtime can't be waited for on a thread of another one, so that is left to a thread of neither.
         let runtime = Arc::new(Mutex::new(Some(runtime)));
-        let stopping = std::thread::Builder::new().name("raft-stop".into()).spawn({
+        let stopping = std::thread::Builder::new().name("runtime-stop".into()).spawn({
             let runtime = Arc::clone(&runtime);
             move || {
                 if let Some(runtime) = runtime.lock().take() {
@@ -82,6 +97,7 @@ impl OwnRuntime {
         }
     }
 
+    /// Whether the caller runs on it.
     fn is_current(&self) -> bool {
         Handle::try_current().is_ok_and(|current| current.id() == self.handle.id())
     }

@@ -11,6 +11,9 @@ use crate::network::Sending;
 use crate::state_machine::StateMachine;
 use crate::types::{C, Raft};
 
+/// Waited after each look. Both loops would else run for every entry, several times, and nothing they do is urgent.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Waited for a snapshot that was asked for, before it is asked for again: it is put off while the disk is behind, and
 /// asking while one is being taken does nothing.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(30);
@@ -40,6 +43,7 @@ pub(crate) async fn take_snapshots(raft: Raft, machine: StateMachine, config: Ar
             }
             continue;
         }
+        tokio::time::sleep(LOOK_INTERVAL).await;
         if applied.changed().await.is_err() {
             return;
         }
@@ -74,6 +78,7 @@ pub(crate) async fn purge_log(raft: Raft, log: LogStore, sending: Sending, confi
                 return;
             }
         }
+        tokio::time::sleep(LOOK_INTERVAL).await;
         if WatchReceiver::<openraft::alias::WatchOf<C>, _>::changed(&mut metrics)
             .await
             .is_err()

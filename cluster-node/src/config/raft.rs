@@ -41,6 +41,8 @@ pub struct Raft {
     /// How long an entry waits for company.
     #[serde(deserialize_with = "values::duration")]
     pub batch_linger: Duration,
+    /// Entries that are proposed before the first of them is answered.
+    pub batches_in_flight: u32,
     /// Bytes of operations that wait.
     #[serde(deserialize_with = "values::bytes")]
     pub queue_bytes_max: u64,
@@ -120,6 +122,13 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             kind: Kind::Duration(0, 1_000),
             default: Some(r#""2ms""#),
             doc: "How long operations wait for others to share their log entry, at most.",
+        },
+        OptionSpec {
+            key: "batches_in_flight",
+            kind: Kind::Int(1, 64),
+            default: Some("2"),
+            doc: "Log entries under way at the same time. What comes meanwhile shares the next one, so few make large \
+                  batches; raise it where peers are far apart.",
         },
         OptionSpec {
             key: "queue_bytes_max",

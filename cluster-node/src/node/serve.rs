@@ -11,10 +11,10 @@ use cluster_security::{AcceptorOptions, MemberGuardLayer, PeerAcceptor, PeerTls}
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -112,6 +112,9 @@ pub fn serve_clients(
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let followed = health.clone();
+    // Without it an answer of more than one segment waits for the acknowledgement of the first, which clients delay by
+    // 40 ms.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = async move {
         let server = Server::builder()
             .max_concurrent_streams(streams_max)
@@ -129,7 +132,7 @@ pub fn serve_clients(
                     .max_encoding_message_size(64 << 20),
             )
             .add_service(ClusterServer::new(ClusterApi(pins)).max_decoding_message_size(bytes))
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped.cancelled());
+            .serve_with_incoming_shutdown(incoming, stopped.cancelled());
         tokio::select! {
             served = server => served?,
             () = tell_health(reporter, followed) => {}

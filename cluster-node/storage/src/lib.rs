@@ -12,6 +12,8 @@ pub mod ledger;
 pub mod raft_log;
 pub mod snapshot;
 pub mod state;
+mod threads;
 
 pub use error::StoreError;
 pub use state::{Overlay, StateBatch, StateDb, StateOptions, StateStats, StateStore, TodoRow};
+pub use threads::lower_priority;

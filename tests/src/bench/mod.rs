@@ -34,6 +34,10 @@ pub struct Options {
     pub time: Duration,
     /// Where clusters keep their data while they are measured; none: the folder for temporary files.
     pub dir: Option<PathBuf>,
+    /// Nodes are not driven.
+    pub undriven: bool,
+    /// Options of all peers that are not the defaults.
+    pub set: Vec<(String, String)>,
 }
 
 impl Options {
@@ -75,10 +79,10 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     if options.wants("large") {
         pinfleet::large(options, scratch.path(), &reference, &mut report).await?;
     }
-    if options.wants("node") {
+    if options.wants("node") && !options.undriven {
         storage_node::at_once(options, scratch.path(), &mut report).await?;
     }
-    if options.wants("kubo") {
+    if options.wants("kubo") && !options.undriven {
         storage_node::kubo(options, scratch.path(), &mut report).await?;
     }
     // Again at the end: on a shared machine the limit itself moves, and the figures lie between the two.

@@ -14,6 +14,7 @@ use super::load::{Listed, Seen, closed_loops};
 use super::machine::Usage;
 use super::reference::Reference;
 use super::report::{Report, Row, Target, Unit};
+use super::storage_node::HELD_BACK;
 use super::{Options, rows, tell};
 use crate::client::{Client, pin_replicas, replicas_of};
 use crate::cluster::{Cluster, ClusterOptions};
@@ -62,10 +63,15 @@ pub fn groups(cluster: &Cluster) -> Vec<(&'static str, Vec<u32>)> {
     ]
 }
 
-async fn start(scratch: &Path, name: &str) -> anyhow::Result<Cluster> {
+async fn start(options: &Options, scratch: &Path, name: &str) -> anyhow::Result<Cluster> {
+    let mut set = options.set.clone();
+    if options.undriven {
+        set.push(("worker.pins_per_second".into(), HELD_BACK.into()));
+    }
     let options = ClusterOptions {
         node: NodeKind::FakeProcess,
         dir: Some(scratch.join(name)),
+        set,
         ..ClusterOptions::default()
     };
     Cluster::start(options).await
@@ -109,7 +115,7 @@ pub async fn small(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     tell("small", "starting three peers");
-    let mut cluster = start(scratch, "small").await?;
+    let mut cluster = start(options, scratch, "small").await?;
     let fresh = Arc::new(Fresh::default());
     for (clients, times, name) in [(1, 8.0, "add-1"), (64, 15.0, "add-64"), (512, 15.0, "add-512")] {
         let (seen, limit) = adds(&cluster, &fresh, clients, options.time).await?;
@@ -135,7 +141,7 @@ pub async fn small(
                     ),
             );
         }
-        idle(&cluster).await?;
+        idle(options, &cluster).await?;
     }
     status_of_one(options, &cluster, &fresh, reference, report).await?;
     leader_gap(options, &mut cluster, &fresh, reference, report).await?;
@@ -143,7 +149,10 @@ pub async fn small(
 }
 
 /// Waits until the nodes have done what the adds before left them, so that the next figure is not paid for by them.
-async fn idle(cluster: &Cluster) -> anyhow::Result<()> {
+async fn idle(options: &Options, cluster: &Cluster) -> anyhow::Result<()> {
+    if options.undriven {
+        return Ok(());
+    }
     wait_until("the nodes have done their work", Duration::from_secs(900), async || {
         let status = cluster.any()?.cluster_status().await?;
         let open: u64 = status
@@ -289,14 +298,14 @@ pub async fn large(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     tell("large", &format!("bulk add of {} pins", options.pins));
-    let mut cluster = start(scratch, "large").await?;
+    let mut cluster = start(options, scratch, "large").await?;
     let fresh = Arc::new(Fresh::default());
     let (small, _) = {
         bulk(&cluster, &fresh, 10_000.min(options.pins)).await?;
-        idle(&cluster).await?;
+        idle(options, &cluster).await?;
         adds(&cluster, &fresh, 64, options.time).await?
     };
-    idle(&cluster).await?;
+    idle(options, &cluster).await?;
     let before = Usage::now(&groups(&cluster));
     let (rate, seconds) = bulk(&cluster, &fresh, options.pins).await?;
     let share = Usage::now(&groups(&cluster)).since(&before);
@@ -312,7 +321,7 @@ pub async fn large(
     );
     tell("large", "waiting until the nodes hold them");
     let driving = Instant::now();
-    idle(&cluster).await?;
+    idle(options, &cluster).await?;
     tell(
         "large",
         &format!(
@@ -337,14 +346,14 @@ pub async fn large(
         .target(Target::Value(0.8))
         .limit(limit),
     );
-    idle(&cluster).await?;
+    idle(options, &cluster).await?;
     questions(&cluster, reference, report).await?;
     memory(&cluster, reference, report, "")?;
     restart(&cluster, &fresh, reference, report).await?;
 
     tell("large", &format!("bulk add of {} more", options.pins));
     bulk(&cluster, &fresh, options.pins).await?;
-    idle(&cluster).await?;
+    idle(options, &cluster).await?;
     // Asked again, so that memory is looked at after any question.
     list_all(&cluster).await?;
     status_all(&cluster).await?;

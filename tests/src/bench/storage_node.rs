@@ -22,7 +22,7 @@ use crate::wait::wait_until;
 const CONCURRENCY: usize = 32;
 
 /// Long enough that nothing is begun while the pins are recorded.
-const HELD_BACK: &str = "0.001";
+pub(super) const HELD_BACK: &str = "0.001";
 
 /// One peer with one fake node that answers at once, limits off.
 pub async fn at_once(options: &Options, scratch: &Path, report: &mut Report) -> anyhow::Result<()> {
@@ -136,15 +136,14 @@ async fn drive(cluster: &mut Cluster, cids: &[Cid], set: &[(&str, String)]) -> a
     Ok((rate, share.limit(cores, "the node's answers")))
 }
 
-/// Attempts that went well since the peer started, from its metrics: it counts them as they end.
+/// Pins that the node holds by the peer's ledger, from its metrics.
 async fn pinned(cluster: &Cluster) -> anyhow::Result<u64> {
     let (status, text) = cluster.peer(0).http_get("/metrics").await?;
     ensure!(status == 200, "/metrics answers {status}");
-    let line = text.lines().find(|line| {
-        line.starts_with("pinfleet_attempts_total{")
-            && line.contains("operation=\"pin\"")
-            && line.contains("outcome=\"ok\"")
-    });
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("pinfleet_queue_pins{") && line.contains("status=\"pinned\""));
+    // Not there before the node is driven.
     let Some(line) = line else { return Ok(0) };
     let value = line.rsplit(' ').next().context("a metric without a value")?;
     Ok(value.parse::<f64>()? as u64)

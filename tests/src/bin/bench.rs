@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 use cluster_tests::bench::{GROUPS, Options, run};
+use cluster_tests::cluster::option_of_peers;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What can be measured beside.
@@ -48,6 +49,12 @@ struct Arguments {
     /// temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Let the nodes alone: what the peers take by themselves. Figures of nodes are left out
+    #[arg(long)]
+    undriven: bool,
+    /// An option of all peers, such as worker.pins_per_second=100; repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = option_of_peers)]
+    set: Vec<(String, String)>,
     /// Where the figures go as JSON
     #[arg(long, value_name = "FILE", default_value = "bench.json")]
     json: PathBuf,
@@ -84,6 +91,8 @@ async fn main() -> anyhow::Result<ExitCode> {
         reference_pins: or(arguments.reference_pins, 60_000, 5_000),
         time: Duration::from_secs(or(arguments.time, 10, 3)),
         dir: arguments.dir,
+        set: arguments.set,
+        undriven: arguments.undriven,
     };
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;

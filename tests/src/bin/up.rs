@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use cluster_tests::cluster::{Cluster, ClusterOptions};
+use cluster_tests::cluster::{Cluster, ClusterOptions, option_of_peers};
 use cluster_tests::node::NodeKind;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,15 +27,8 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// An option of all peers, such as raft.heartbeat=100ms; repeatable
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = option_of_peers)]
     set: Vec<(String, String)>,
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if key.contains('.') => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        _ => Err("must be section.key=value, such as raft.heartbeat=100ms".into()),
-    }
 }
 
 fn kind(given: Vec<String>) -> anyhow::Result<NodeKind> {

@@ -54,7 +54,7 @@ impl Default for ProposerLimits {
             bytes_max: 512 << 10,
             linger: Duration::from_millis(2),
             queue_bytes_max: 64 << 20,
-            in_flight_max: 8,
+            in_flight_max: 2,
         }
     }
 }

@@ -16,6 +16,7 @@ use rocksdb::{WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{COUNTS, Counts, DUE, ENTRIES, Error, META, STATUS, Shared, entry, keys};
+use crate::lower_priority;
 
 type Apply = Box<dyn FnOnce(Option<&Entry>) -> Change + Send>;
 
@@ -273,7 +274,10 @@ pub(super) fn spawn(shared: Arc<Shared>) -> Result<(mpsc::Sender<Command>, std::
     let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
     let thread = std::thread::Builder::new()
         .name("ledger-writer".into())
-        .spawn(move || run(&shared, receiver))
+        .spawn(move || {
+            lower_priority();
+            run(&shared, receiver);
+        })
         .map_err(|error| Error::Thread(error.to_string()))?;
     Ok((sender, thread))
 }
