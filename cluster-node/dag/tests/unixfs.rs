@@ -127,6 +127,11 @@ proptest! {
             Ok(Node::File { bytes: length as u64, metadata })
         );
         prop_assert!(read(&store, added.cid, 0, None, ahead).expect("readable") == content);
+        if options.layout == Layout::Balanced {
+            for block in store.0.values() {
+                prop_assert!(block.links().expect("ours").len() <= options.file_links_max);
+            }
+        }
         let part = read(&store, added.cid, from, Some(to), ahead).expect("readable");
         let end = to.min(length as u64) as usize;
         prop_assert!(part == content.get(from as usize..end).unwrap_or_default());
