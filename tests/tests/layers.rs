@@ -14,6 +14,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("node-core", &[]),
     ("cluster-storage", &["node-core"]),
     ("cluster-security", &["node-core"]),
+    ("cluster-dag", &["node-core"]),
     ("cluster-kubo", &["node-core"]),
     ("cluster-worker", &["node-core", "cluster-storage", "cluster-kubo"]),
     ("cluster-consensus", &["node-core", "cluster-proto", "cluster-storage"]),
@@ -52,6 +53,7 @@ const DOERS: &[&str] = &[
 /// Crates that must never come into another, directly or through others.
 const MUST_NOT_REACH: &[(&str, &[&str])] = &[
     ("node-core", DOERS),
+    ("cluster-dag", DOERS),
     ("cluster-proto", &["openraft", "reqwest", "rocksdb"]),
     ("cluster-kubo", &["openraft", "rocksdb", "tonic"]),
     ("cluster-security", &["openraft", "reqwest", "rocksdb"]),
