@@ -237,9 +237,7 @@ impl Driver {
     /// Puts an item back into the queue, unless its time is up or the queue is full.
     fn repeat(&self, mut item: Item) {
         item.tries += 1;
-        if !item.uncertain {
-            item.stage.put_back();
-        }
+        item.wait_again();
         if item.deadline <= Instant::now() {
             return item.answer(Err(Error::NoLeader("none was elected in time".into())));
         }
@@ -257,10 +255,6 @@ impl Driver {
     }
 
     async fn forward(self: &Arc<Self>, items: Vec<Item>, view: LeaderView) {
-        let items: Vec<_> = items.into_iter().filter(|item| item.stage.take_up()).collect();
-        if items.is_empty() {
-            return;
-        }
         let term = view.term;
         let Some(leader) = view.leader else {
             return self.failed(items, ProposeError::NotLeader { leader: None });
@@ -270,6 +264,11 @@ impl Driver {
             Ok(link) => link,
             Err(_) => return self.not_sent(items).await,
         };
+        // Only now: who gives up while the leader is looked for is certain that nothing was done.
+        let items: Vec<_> = items.into_iter().filter(|item| item.stage.take_up()).collect();
+        if items.is_empty() {
+            return;
+        }
         let requests: Vec<Request> = items.iter().map(|item| item.request.clone()).collect();
         let wait = items
             .iter()
@@ -337,6 +336,8 @@ impl Driver {
 
     /// The leader can't be reached or does not lead any more: waits a moment for another to be elected, and tries again.
     async fn not_sent(&self, items: Vec<Item>) {
+        // Before the wait: whoever gives up in it is certain that nothing was done.
+        items.iter().for_each(Item::wait_again);
         let mut view = self.consensus.watch_leader();
         view.mark_unchanged();
         // Not longer than an election takes: the same leader may be reachable again without any change.

@@ -232,6 +232,13 @@ impl Item {
         let _ = self.reply.send(result);
     }
 
+    /// It is not under way any more, unless an earlier try may have been carried out.
+    fn wait_again(&self) {
+        if !self.uncertain {
+            self.stage.put_back();
+        }
+    }
+
     /// Whether doing it twice is the same as doing it once.
     fn is_repeatable(&self) -> bool {
         self.request.id.is_some()
