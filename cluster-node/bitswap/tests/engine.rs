@@ -105,7 +105,7 @@ impl Run {
             },
         };
         Self {
-            engine: Engine::new(config, 1, Box::new(|_, cid| *cid == self::cid(13))),
+            engine: Engine::new(config, 1, Box::new(|_, cid: &Cid| *cid == self::cid(13))),
             now: Duration::ZERO,
             writing: Vec::new(),
             questions: Vec::new(),
@@ -359,7 +359,7 @@ proptest! {
         let mut spoilt = good.clone();
         let at = at.index(spoilt.len());
         let end = (at + bytes.len()).min(spoilt.len());
-        spoilt.splice(at..end, bytes.clone());
+        drop(spoilt.splice(at..end, bytes.clone()));
         for stream in [bytes, spoilt, good] {
             let (mut decoder, mut input) = (FrameDecoder::new(), &stream[..]);
             while let Ok(Some(content)) = decoder.decode(&mut input) {

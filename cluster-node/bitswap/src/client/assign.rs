@@ -30,7 +30,7 @@ const SLOWER_MAX: f64 = 4.0;
 const SLOWER_SECONDS: f64 = 0.5;
 
 /// Wants that are sought elsewhere while a peer that may have them has stalled. The others wait for what becomes of these.
-const STARVED_BY_STALL_MAX: usize = 64;
+const STARVED_BY_STALL_MAX: usize = 256;
 
 /// The longest time that is waited for a block because its peer is slow, in seconds.
 const ESTIMATE_SECONDS_MAX: f64 = 60.0;
@@ -155,11 +155,15 @@ impl Client {
         let known = want
             .facts
             .iter()
-            .filter(|(_, fact)| matches!(fact, Fact::Has | Fact::Slow))
+            .filter(|(peer, fact)| {
+                let is_candidate = want.sessions.iter().take(SHARED_MAX).filter_map(|id| self.sessions.get(id));
+                let mut is_candidate = is_candidate.map(|session| session.candidates.contains_key(peer));
+                matches!(fact, Fact::Has | Fact::Slow) && !is_candidate.any(|is| is)
+            })
             .map(|(peer, _)| (*peer, Served::default()));
         candidates.chain(known).filter_map(|(peer, served)| {
             let fact = want.facts.get(&peer).copied();
-            let usable = fact != Some(Fact::Lacks) && self.remotes.get(&peer).is_some_and(|remote| !remote.shunned);
+            let usable = !matches!(fact, Some(Fact::Lacks | Fact::Silent)) && self.remotes.get(&peer).is_some_and(|remote| !remote.shunned);
             usable.then_some((peer, served, fact))
         })
     }
@@ -328,14 +332,12 @@ impl Client {
     }
 }
 
-/// How likely a peer has a block, by what is known of both.
+/// How likely a peer sends a block, by what is known of both. Waiting in vain costs much more than being told no, and who
+/// lets others wait may say HAVE all the same.
 fn likelihood(served: &Served, fact: Option<Fact>) -> f64 {
-    if fact == Some(Fact::Has) {
-        return 1.0;
-    }
     let sent = served.blocks as f64 + 1.0;
-    let failed = served.lacked as f64 + served.timeouts as f64;
-    (sent / (sent + failed)).max(0.05)
+    let lacked = if fact == Some(Fact::Has) { 0 } else { served.lacked };
+    (sent / (sent + lacked as f64 + 4.0 * served.timeouts as f64)).max(0.05)
 }
 
 /// Whether a peer has shown that it has what a session wants.

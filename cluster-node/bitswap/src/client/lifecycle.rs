@@ -7,7 +7,7 @@ use cid::Cid;
 use crate::api::{Action, Peer, Refusal, SessionId};
 use crate::client::session::Session;
 use crate::client::timers::Timer;
-use crate::client::want::{Phase, Want};
+use crate::client::want::{Fact, Phase, Want};
 use crate::client::{Client, ClientConfig};
 
 impl Client {
@@ -29,7 +29,7 @@ impl Client {
         for peer in &peers {
             session.add_candidate(*peer, &self.config);
         }
-        self.revive(id);
+        self.revive(id, None);
         // They are an alternative to those that have stalled.
         for peer in self.stalled(id) {
             self.move_away_from(peer);
@@ -45,7 +45,7 @@ impl Client {
     }
 
     /// There is somebody new to ask for what nobody had, or what others are being asked about.
-    pub(super) fn revive(&mut self, id: SessionId) {
+    pub(super) fn revive(&mut self, id: SessionId, peer: Option<Peer>) {
         let Some(session) = self.sessions.get(&id) else { return };
         let is_sought = |cid: &&Cid| {
             let want = self.wants.get(cid).filter(|want| want.owner() == Some(id));
@@ -53,6 +53,16 @@ impl Client {
         };
         for cid in session.wants.iter().filter(is_sought).copied().collect::<Vec<_>>() {
             self.queue(&cid, false);
+            // That it said nothing so far means nothing.
+            if let (Some(peer), Some(want)) = (peer, self.wants.get_mut(&cid))
+                && want.facts.get(&peer) == Some(&Fact::Silent)
+            {
+                want.facts.remove(&peer);
+                if let Some(remote) = self.remotes.get_mut(&peer) {
+                    remote.cancel(&cid, id);
+                    self.dirty.insert(peer);
+                }
+            }
         }
     }
 
@@ -61,7 +71,7 @@ impl Client {
         let has_it = |(_, session): &(&SessionId, &Session)| session.candidates.contains_key(&peer);
         let sessions: Vec<_> = self.sessions.iter().filter(has_it).map(|(id, _)| *id).collect();
         for id in sessions {
-            self.revive(id);
+            self.revive(id, Some(peer));
         }
     }
 

@@ -59,20 +59,16 @@ impl Client {
         let bytes = block.data().len();
         for cid in block.names() {
             let asked = self.wants.get(&cid).map(|want| want.facts.get(&peer).copied());
-            // A peer that was asked once and then given up may still send it.
+            // A peer that was asked once and then given up may still send it; one that is yet to be asked may not.
             let Some(remote) = self.remotes.get_mut(&peer) else {
                 return;
             };
             match asked {
-                Some(Some(fact)) => {
-                    self.deliver(peer, &cid, block, Some(fact), now);
+                Some(fact) if remote.may_send(&cid) => {
+                    self.deliver(peer, &cid, block, fact, now);
                     return;
                 }
-                Some(None) if remote.is_late(&cid) => {
-                    self.deliver(peer, &cid, block, None, now);
-                    return;
-                }
-                Some(None) => {}
+                Some(_) => {}
                 None => {
                     if let Some(session) = remote.take_late(&cid) {
                         if let Some(session) = self.sessions.get_mut(&session) {
@@ -128,7 +124,7 @@ impl Client {
                     remote.speed.answered(now.saturating_sub(at));
                 }
             }
-            Fact::Has | Fact::Lacks | Fact::Slow => {}
+            Fact::Has | Fact::Lacks | Fact::Silent | Fact::Slow => {}
         }
         *fact = Fact::Has;
         let phase = want.phase;

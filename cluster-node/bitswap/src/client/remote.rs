@@ -186,8 +186,9 @@ impl Remote {
         Some(session)
     }
 
-    pub(crate) fn is_late(&self, cid: &Cid) -> bool {
-        self.late.contains_key(cid)
+    /// Whether it was ever told that we want this block, and has not sent one for each time.
+    pub(crate) fn may_send(&self, cid: &Cid) -> bool {
+        self.told.get(cid).is_some_and(|told| told.times > 0) || self.late.contains_key(cid)
     }
 
     fn note_late(&mut self, cid: &Cid, session: SessionId, times: u32) {
@@ -216,6 +217,11 @@ impl Remote {
         }
         self.limit = (self.limit + 1).min(limit_max.max(LIMIT_START));
         self.good += 1;
+    }
+
+    /// It did not send a block in time: it is asked for less.
+    pub(crate) fn timed_out(&mut self) {
+        self.limit = (self.limit / 2).max(1);
     }
 
     pub(crate) fn stall(&mut self) {

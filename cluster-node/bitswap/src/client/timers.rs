@@ -77,7 +77,7 @@ impl Client {
                 // Who says nothing doesn't have it, until it says otherwise.
                 for fact in want.facts.values_mut() {
                     if matches!(fact, Fact::AskedHave(_)) {
-                        *fact = Fact::Lacks;
+                        *fact = Fact::Silent;
                     }
                 }
                 self.queue(cid, true);
@@ -140,6 +140,7 @@ impl Client {
             return true;
         };
         if let Some(remote) = self.remotes.get_mut(&peer) {
+            remote.timed_out();
             remote.cancel(cid, owner);
             self.dirty.insert(peer);
         }
@@ -259,7 +260,7 @@ impl Client {
         let gone: Vec<_> = want
             .facts
             .iter()
-            .filter(|(_, fact)| matches!(fact, Fact::Lacks | Fact::Slow))
+            .filter(|(_, fact)| matches!(fact, Fact::Lacks | Fact::Silent | Fact::Slow))
             .map(|(peer, _)| *peer)
             .collect();
         for peer in gone {

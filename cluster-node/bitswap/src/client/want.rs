@@ -32,7 +32,9 @@ pub(crate) enum Fact {
     AskedBlock { at: Duration, alone: bool },
     /// It says that it doesn't have it.
     Lacks,
-    /// It did not answer in time.
+    /// It did not say in time whether it has it.
+    Silent,
+    /// It did not send it in time.
     Slow,
 }
 
