@@ -156,14 +156,19 @@ impl Client {
             .facts
             .iter()
             .filter(|(peer, fact)| {
-                let is_candidate = want.sessions.iter().take(SHARED_MAX).filter_map(|id| self.sessions.get(id));
+                let is_candidate = want
+                    .sessions
+                    .iter()
+                    .take(SHARED_MAX)
+                    .filter_map(|id| self.sessions.get(id));
                 let mut is_candidate = is_candidate.map(|session| session.candidates.contains_key(peer));
                 matches!(fact, Fact::Has | Fact::Slow) && !is_candidate.any(|is| is)
             })
             .map(|(peer, _)| (*peer, Served::default()));
         candidates.chain(known).filter_map(|(peer, served)| {
             let fact = want.facts.get(&peer).copied();
-            let usable = !matches!(fact, Some(Fact::Lacks | Fact::Silent)) && self.remotes.get(&peer).is_some_and(|remote| !remote.shunned);
+            let usable = !matches!(fact, Some(Fact::Lacks | Fact::Silent))
+                && self.remotes.get(&peer).is_some_and(|remote| !remote.shunned);
             usable.then_some((peer, served, fact))
         })
     }
@@ -226,7 +231,12 @@ impl Client {
         });
         let estimate = remote.estimate(average);
         let alone = remote.asked == 0;
-        if !remote.ask(cid, WantKind::Block, want.priority) {
+        let priority = *want.priority.get_or_insert_with(|| {
+            // Starts again from the top before it would become negative, which some take for invalid.
+            self.order = if self.order <= 1 { i32::MAX } else { self.order - 1 };
+            self.order
+        });
+        if !remote.ask(cid, WantKind::Block, priority) {
             // Its list is full, which `choose` has looked at before.
             self.queue(cid, true);
             return;
@@ -269,7 +279,7 @@ impl Client {
         if want.facts.len() >= FACTS_MAX || want.facts.contains_key(&peer) || !remote.can_be_asked_have() {
             return false;
         }
-        if !remote.ask(cid, WantKind::Have, want.priority) {
+        if !remote.ask(cid, WantKind::Have, want.priority.unwrap_or(self.order)) {
             return false;
         }
         want.facts.insert(peer, Fact::AskedHave(now));

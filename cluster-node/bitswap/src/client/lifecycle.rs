@@ -125,9 +125,7 @@ impl Client {
             }
             return Ok(false);
         }
-        // Starts again from the top before it would become negative, which some take for invalid.
-        self.order = if self.order <= 1 { i32::MAX } else { self.order - 1 };
-        self.wants.insert(*cid, Want::new(id, self.order));
+        self.wants.insert(*cid, Want::new(id));
         self.queue(cid, false);
         Ok(true)
     }

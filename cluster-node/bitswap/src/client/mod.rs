@@ -110,7 +110,7 @@ pub(crate) struct Client {
     /// Wants of all sessions, counted once for each.
     wanted: usize,
     in_flight: usize,
-    /// Wants so far; the earlier ones are more urgent.
+    /// The priority that was given last; the earlier ones are more urgent.
     order: i32,
     /// Sessions with something in their queues.
     ready: BTreeSet<SessionId>,

@@ -126,6 +126,7 @@ impl Remote {
         }
         if let Some(told) = self.told.get_mut(cid) {
             told.kind = told.kind.max(kind);
+            told.priority = priority;
             self.unsent.insert(*cid);
             return true;
         }

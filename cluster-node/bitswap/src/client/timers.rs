@@ -99,7 +99,7 @@ impl Client {
             want.deadline = Some(deadline);
             self.timers.set(Timer::Want(*cid), want.deadline);
             if let Some(remote) = self.remotes.get_mut(&peer) {
-                remote.ask(cid, WantKind::Block, want.priority);
+                remote.ask(cid, WantKind::Block, want.priority.unwrap_or(self.order));
                 self.dirty.insert(peer);
             }
             self.broadcast(cid, now);

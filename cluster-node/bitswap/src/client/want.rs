@@ -42,7 +42,9 @@ pub(crate) enum Fact {
 pub(crate) struct Want {
     /// Who wants it. The first one pays for it with its window and lends its candidates; so do some others.
     pub(crate) sessions: Vec<SessionId>,
-    pub(crate) priority: i32,
+    /// Given when it is first asked for, so that peers serve in the order of asking and nothing waits for ever behind what
+    /// came later.
+    pub(crate) priority: Option<i32>,
     pub(crate) phase: Phase,
     pub(crate) facts: BTreeMap<Peer, Fact>,
     /// Whether it is in the queue of its first session.
@@ -58,10 +60,10 @@ pub(crate) struct Want {
 }
 
 impl Want {
-    pub(crate) fn new(session: SessionId, priority: i32) -> Self {
+    pub(crate) fn new(session: SessionId) -> Self {
         Self {
             sessions: vec![session],
-            priority,
+            priority: None,
             phase: Phase::Queued,
             facts: BTreeMap::new(),
             queued: false,
