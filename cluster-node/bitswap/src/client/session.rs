@@ -32,8 +32,9 @@ pub(crate) struct Session {
     /// How often it was tried again since.
     pub(crate) retries: u32,
     pub(crate) timer: Option<Duration>,
-    /// Where the next retry begins.
+    /// Where the last retry and the last report of a stuck session ended.
     retried: Option<Cid>,
+    reported: Option<Cid>,
     report: SessionReport,
 }
 
@@ -51,6 +52,7 @@ impl Session {
             retries: 0,
             timer: None,
             retried: None,
+            reported: None,
             report: SessionReport::default(),
         }
     }
@@ -84,20 +86,14 @@ impl Session {
         }
     }
 
-    /// Some of the wants, or of the starved ones; others each time, until it was every one's turn.
-    pub(crate) fn next_retried(&mut self, starved: bool, max: usize) -> Vec<Cid> {
-        let wants = if starved { &self.starved } else { &self.wants };
-        let after = match &self.retried {
-            Some(last) => Bound::Excluded(last),
-            None => Bound::Unbounded,
-        };
-        let behind = wants.range((after, Bound::Unbounded));
-        let before = wants
-            .iter()
-            .take_while(|cid| self.retried.is_some_and(|last| **cid <= last));
-        let cids: Vec<_> = behind.chain(before).take(max).copied().collect();
-        self.retried = cids.last().copied().or(self.retried);
-        cids
+    /// Some of the starved wants; others each time, until it was every one's turn.
+    pub(crate) fn next_retried(&mut self, max: usize) -> Vec<Cid> {
+        next(&self.starved, &mut self.retried, max)
+    }
+
+    /// Some of the wants; others each time, until it was every one's turn.
+    pub(crate) fn next_reported(&mut self, max: usize) -> Vec<Cid> {
+        next(&self.wants, &mut self.reported, max)
     }
 
     pub(crate) fn received(&mut self, peer: Peer, bytes: usize, now: Duration) {
@@ -128,4 +124,14 @@ impl Session {
             ..self.report.clone()
         }
     }
+}
+
+/// At most `max` of these, beginning behind `last`, and around to it.
+fn next(wants: &BTreeSet<Cid>, last: &mut Option<Cid>, max: usize) -> Vec<Cid> {
+    let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+    let behind = wants.range((after, Bound::Unbounded));
+    let before = wants.iter().take_while(|cid| last.is_some_and(|last| **cid <= last));
+    let cids: Vec<_> = behind.chain(before).take(max).copied().collect();
+    *last = cids.last().copied().or(*last);
+    cids
 }

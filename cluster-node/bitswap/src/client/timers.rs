@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::client::want::{Fact, Phase};
 use crate::message::WantKind;
 
-/// Wants that a session tries again at a time, and that it reports when it is stuck.
+/// Wants that a session tries again at a time.
 const RETRY_WANTS_MAX: usize = 64;
 
 /// The longest interval at which a stuck session tries again.
@@ -238,10 +238,10 @@ impl Client {
         };
         session.timer = Some(next);
         self.timers.set(Timer::Session(id), Some(next));
-        let starved = session.next_retried(true, RETRY_WANTS_MAX);
-        if starved.is_empty() && quiet <= now {
-            // Something is asked for and does not come.
-            let stuck = session.next_retried(false, RETRY_WANTS_MAX);
+        let starved = session.next_retried(RETRY_WANTS_MAX);
+        if quiet <= now {
+            // Whatever is asked for does not come, and what waits behind it is no better off.
+            let stuck = session.next_reported(self.config.report_max.max(1));
             self.out.push_back(Action::NobodyHas {
                 session: id,
                 cids: stuck,
