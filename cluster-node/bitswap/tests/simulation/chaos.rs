@@ -29,7 +29,9 @@ fn config(lots: &mut Lots) -> Config {
         },
         server: ServerConfig {
             bytes_per_second: rate,
-            wants_per_peer: [64, 1_024][lots.below(2) as usize],
+            // Never fewer than there are blocks: a list that is full of wants for what is not there makes a server deny
+            // what is there, and the client finds that out only by asking again at its long intervals.
+            wants_per_peer: [256, 1_024][lots.below(2) as usize],
             ..ServerConfig::default()
         },
         ..Config::default()
