@@ -12,6 +12,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("cluster-proto", &[]),
     ("node-core", &[]),
+    ("cluster-bitswap", &[]),
     ("cluster-storage", &["node-core"]),
     ("cluster-security", &["node-core"]),
     ("cluster-dag", &["node-core"]),
@@ -54,6 +55,7 @@ const DOERS: &[&str] = &[
 const MUST_NOT_REACH: &[(&str, &[&str])] = &[
     ("node-core", DOERS),
     ("cluster-dag", DOERS),
+    ("cluster-bitswap", DOERS),
     ("cluster-proto", &["openraft", "reqwest", "rocksdb"]),
     ("cluster-kubo", &["openraft", "rocksdb", "tonic"]),
     ("cluster-security", &["openraft", "reqwest", "rocksdb"]),
