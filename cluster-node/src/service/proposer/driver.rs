@@ -237,7 +237,9 @@ impl Driver {
     /// Puts an item back into the queue, unless its time is up or the queue is full.
     fn repeat(&self, mut item: Item) {
         item.tries += 1;
-        item.wait_again();
+        if !item.uncertain {
+            item.stage.put_back();
+        }
         if item.deadline <= Instant::now() {
             return item.answer(Err(Error::NoLeader("none was elected in time".into())));
         }
@@ -337,7 +339,9 @@ impl Driver {
     /// The leader can't be reached or does not lead any more: waits a moment for another to be elected, and tries again.
     async fn not_sent(&self, items: Vec<Item>) {
         // Before the wait: whoever gives up in it is certain that nothing was done.
-        items.iter().for_each(Item::wait_again);
+        for item in items.iter().filter(|item| !item.uncertain) {
+            item.stage.put_back_leaderless();
+        }
         let mut view = self.consensus.watch_leader();
         view.mark_unchanged();
         // Not longer than an election takes: the same leader may be reachable again without any change.

@@ -142,30 +142,50 @@ impl Stage {
     const WAITING: u8 = 0;
     const UNDER_WAY: u8 = 1;
     const GIVEN_UP: u8 = 2;
+    /// Waiting, because the last try reached no leader.
+    const LEADERLESS: u8 = 3;
 
     fn new() -> Self {
         Self(Arc::new(AtomicU8::new(Self::WAITING)))
     }
 
-    fn moves(&self, from: u8, to: u8) -> Result<u8, u8> {
-        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+    /// Moves on, and answers where it was; none where `next` lets it stay.
+    fn moves(&self, next: impl Fn(u8) -> Option<u8>) -> Option<u8> {
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()
     }
 
     /// The driver takes it up. False when its caller has given it up.
     fn take_up(&self) -> bool {
-        self.moves(Self::WAITING, Self::UNDER_WAY) != Err(Self::GIVEN_UP)
+        self.moves(|now| (now != Self::GIVEN_UP).then_some(Self::UNDER_WAY))
+            .is_some()
     }
 
     /// It certainly was not done, and waits again.
     fn put_back(&self) {
-        // It was under way, so nobody has given it up.
-        let _ = self.moves(Self::UNDER_WAY, Self::WAITING);
+        self.moves(|now| (now == Self::UNDER_WAY).then_some(Self::WAITING));
     }
 
-    /// The caller gives it up. False when that is too late.
-    fn give_up(&self) -> bool {
-        self.moves(Self::WAITING, Self::GIVEN_UP).is_ok()
+    /// The same, for want of a leader.
+    fn put_back_leaderless(&self) {
+        self.moves(|now| (now != Self::GIVEN_UP).then_some(Self::LEADERLESS));
     }
+
+    /// The caller gives it up, and learns what it waited for. None when it is too late for that.
+    fn give_up(&self) -> Option<WaitedFor> {
+        let was = self.moves(|now| matches!(now, Self::WAITING | Self::LEADERLESS).then_some(Self::GIVEN_UP))?;
+        Some(if was == Self::LEADERLESS {
+            WaitedFor::Leader
+        } else {
+            WaitedFor::Turn
+        })
+    }
+}
+
+/// What an operation waited for that was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WaitedFor {
+    Turn,
+    Leader,
 }
 
 /// An answer on its way.
@@ -186,13 +206,11 @@ impl Answer {
         if let Ok(answer) = tokio::time::timeout_at(self.deadline.into(), &mut self.reply).await {
             return answer.unwrap_or(Err(Error::Stopping));
         }
-        if !self.stage.give_up() {
-            return Err(Error::Unknown("the time was up while it was written".into()));
-        }
-        Err(if has_leader() {
-            Error::Deadline
-        } else {
-            Error::NoLeader("none was elected in time".into())
+        // A follower goes on naming a leader that is gone, so what counts is whether the last try reached one.
+        Err(match self.stage.give_up() {
+            None => Error::Unknown("the time was up while it was written".into()),
+            Some(WaitedFor::Turn) if has_leader() => Error::Deadline,
+            Some(_) => Error::NoLeader("none was elected in time".into()),
         })
     }
 }
@@ -230,13 +248,6 @@ impl Item {
         };
         // Nobody waits any more: the caller went away.
         let _ = self.reply.send(result);
-    }
-
-    /// It is not under way any more, unless an earlier try may have been carried out.
-    fn wait_again(&self) {
-        if !self.uncertain {
-            self.stage.put_back();
-        }
     }
 
     /// Whether doing it twice is the same as doing it once.
@@ -443,5 +454,29 @@ fn size_of(op: &Op) -> usize {
             key.slot.len() + options.name.len() + metadata + origins + 4 * options.nodes.len()
         }
         _ => 512,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nothing_became_of_is_told_from_what_something_may_have() {
+        let stage = Stage::new();
+        assert!(stage.take_up());
+        assert_eq!(stage.give_up(), None, "it may be done any moment");
+        stage.put_back();
+        assert_eq!(stage.give_up(), Some(WaitedFor::Turn));
+        assert!(!stage.take_up(), "its caller counts on its not being done");
+
+        let stage = Stage::new();
+        stage.put_back_leaderless();
+        stage.put_back();
+        assert!(stage.take_up());
+        stage.put_back_leaderless();
+        assert_eq!(stage.give_up(), Some(WaitedFor::Leader));
+        stage.put_back_leaderless();
+        assert!(!stage.take_up());
     }
 }
