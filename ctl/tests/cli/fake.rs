@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
 use cluster_proto::v1::cluster_server::{Cluster, ClusterServer};
@@ -53,6 +53,8 @@ pub struct Fake {
     pub script: Mutex<Script>,
     /// Methods called, with what identifies the request.
     pub calls: Mutex<Vec<(&'static str, String)>>,
+    /// Told after each call that was noted.
+    called: Condvar,
     /// Items that were answered with "not now" once.
     deferred: Mutex<Vec<String>>,
 }
@@ -77,11 +79,10 @@ impl Fake {
 
     /// Waits until a method was called.
     pub fn until_called(&self, method: &str) {
-        let begun = std::time::Instant::now();
-        while self.calls(method).is_empty() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{method} is never called");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let calls = self.calls.lock().expect("not poisoned");
+        let uncalled = |calls: &mut Vec<(&str, String)>| !calls.iter().any(|(name, _)| *name == method);
+        let waited = self.called.wait_timeout_while(calls, Duration::from_secs(30), uncalled);
+        assert!(!waited.expect("not poisoned").1.timed_out(), "{method} is never called");
     }
 
     pub fn put(&self, pin: v1::Pin) {
@@ -90,6 +91,7 @@ impl Fake {
 
     async fn called(&self, method: &'static str, what: &str) -> Result<(), Status> {
         self.calls.lock().expect("not poisoned").push((method, what.to_owned()));
+        self.called.notify_all();
         let fault = self
             .script
             .lock()

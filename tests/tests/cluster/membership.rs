@@ -415,7 +415,7 @@ async fn a_peer_that_crashes_right_after_it_was_admitted_comes_in() -> anyhow::R
     let new = cluster.try_join("crashes", &token).await?;
     let standing = new.dir().join("cluster").join("standing.json");
     let begun = Instant::now();
-    // Looked at without a pause: Raft hears of the leader a moment later.
+    // A file of another process, looked at every millisecond: Raft hears of the leader a moment after it is there.
     while !standing.exists() {
         ensure!(begun.elapsed() < LIMIT, "it was not admitted:\n{}", new.log_tail());
         tokio::time::sleep(Duration::from_millis(1)).await;

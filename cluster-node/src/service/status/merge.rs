@@ -48,7 +48,8 @@ struct Source {
 
 /// The sources, side by side.
 pub(super) struct Merge<'a> {
-    sources: &'a Sources,
+    /// What is read.
+    pub sources: &'a Sources,
     statuses: Vec<Status>,
     open: Vec<Source>,
     /// Names are wanted.

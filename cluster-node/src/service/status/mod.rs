@@ -296,32 +296,20 @@ fn behind(cid: &Cid) -> String {
 
 /// CIDs in states that are rare: ledgers find them by index, and only those are looked up.
 fn by_state(sources: &Sources, request: &StatusAllRequest, emitter: &mut Emitter<'_>) -> Result<(), Error> {
-    let mut merge = Merge::begin(sources, request, false)?;
-    while let Some(step) = merge.step()? {
+    let merge = Merge::begin(sources, request, false)?;
+    send_merged(merge, emitter, |step, silent| {
         let cids: Vec<Cid> = step.into_iter().map(|found| found.cid).collect();
-        let views = look_up(sources, request, &cids, &mut merge.silent)?;
-        emitter.silent.clone_from(&merge.silent);
-        let end = cids.last().map_or_else(|| emitter.cursor.clone(), behind);
-        if emitter
-            .send(&sources.names, views, |_, view| behind(&view.cid), end)
-            .is_break()
-        {
-            return Ok(());
-        }
-    }
-    emitter.silent.clone_from(&merge.silent);
-    emitter.finish(&sources.names);
-    Ok(())
+        look_up(sources, request, &cids, silent)
+    })
 }
 
 /// Everything.
 fn merged(sources: &Sources, request: &StatusAllRequest, emitter: &mut Emitter<'_>) -> Result<(), Error> {
-    let mut merge = Merge::begin(sources, request, true)?;
+    let merge = Merge::begin(sources, request, true)?;
     let everyone = sources.names.everyone();
-    while let Some(step) = merge.step()? {
-        let unreachable = nodes_of(&sources.names, &merge.silent);
+    send_merged(merge, emitter, |step, silent| {
+        let unreachable = nodes_of(&sources.names, silent);
         let is_silent = |node| unreachable.contains(&node);
-        let end = step.last().map(|found| behind(&found.cid));
         let fold = |found: Found| {
             let Found {
                 cid,
@@ -331,17 +319,27 @@ fn merged(sources: &Sources, request: &StatusAllRequest, emitter: &mut Emitter<'
             } = found;
             StatusView::fold(cid, name, placement, entries, &everyone, &is_silent)
         };
-        let views = step.into_iter().map(fold).enumerate().collect();
-        emitter.silent.clone_from(&merge.silent);
+        Ok(step.into_iter().map(fold).enumerate().collect())
+    })
+}
+
+/// Sends what `views` makes of each step, which may find further peers silent.
+fn send_merged(
+    mut merge: Merge<'_>,
+    emitter: &mut Emitter<'_>,
+    views: impl Fn(Vec<Found>, &mut BTreeSet<PeerId>) -> Result<Vec<(usize, StatusView)>, Error>,
+) -> Result<(), Error> {
+    while let Some(step) = merge.step()? {
+        let end = step.last().map(|found| behind(&found.cid));
         let end = end.unwrap_or_else(|| emitter.cursor.clone());
-        if emitter
-            .send(&sources.names, views, |_, view| behind(&view.cid), end)
-            .is_break()
-        {
+        let views = views(step, &mut merge.silent)?;
+        emitter.silent.clone_from(&merge.silent);
+        let sent = emitter.send(&merge.sources.names, views, |_, view| behind(&view.cid), end);
+        if sent.is_break() {
             return Ok(());
         }
     }
     emitter.silent.clone_from(&merge.silent);
-    emitter.finish(&sources.names);
+    emitter.finish(&merge.sources.names);
     Ok(())
 }
