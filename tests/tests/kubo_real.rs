@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cluster_kubo::{
-    Credentials, Error, Held, IpfsNode, KuboClient, KuboOptions, LookFor, PIN_NAME, Progress, Silent, Updated,
-};
+use cluster_ipfs::{Error, Held, IpfsNode, LookFor, PIN_NAME, Progress, Updated};
+use cluster_kubo::{Credentials, KuboClient, KuboOptions, Silent};
 use cluster_tests::kubo::{KUBO_VERSION, KuboDaemon, KuboOptions as DaemonOptions};
 use node_core::{Cid, ErrorClass, PinMode};
 use tempfile::TempDir;
@@ -80,7 +79,7 @@ async fn one_daemon_answers_everything() {
         .expect("recursive");
     assert_eq!(
         added,
-        cluster_kubo::Added {
+        cluster_ipfs::Added {
             held: PinMode::Recursive,
             progress: Progress { blocks: 1, bytes: 1000 }
         }

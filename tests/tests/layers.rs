@@ -16,8 +16,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("cluster-storage", &["node-core"]),
     ("cluster-security", &["node-core"]),
     ("cluster-dag", &["node-core"]),
-    ("cluster-kubo", &["node-core"]),
-    ("cluster-worker", &["node-core", "cluster-storage", "cluster-kubo"]),
+    ("cluster-ipfs", &["node-core"]),
+    ("cluster-kubo", &["node-core", "cluster-ipfs"]),
+    ("cluster-worker", &["node-core", "cluster-storage", "cluster-ipfs"]),
     ("cluster-consensus", &["node-core", "cluster-proto", "cluster-storage"]),
     (
         "cluster-node",
@@ -26,13 +27,17 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "cluster-proto",
             "cluster-storage",
             "cluster-security",
+            "cluster-ipfs",
             "cluster-kubo",
             "cluster-worker",
             "cluster-consensus",
         ],
     ),
     ("cluster-ctl", &["node-core", "cluster-proto"]),
-    ("cluster-tests", &["node-core", "cluster-proto", "cluster-kubo"]),
+    (
+        "cluster-tests",
+        &["node-core", "cluster-proto", "cluster-ipfs", "cluster-kubo"],
+    ),
     ("xtask", &[]),
 ];
 
@@ -55,6 +60,7 @@ const DOERS: &[&str] = &[
 const MUST_NOT_REACH: &[(&str, &[&str])] = &[
     ("node-core", DOERS),
     ("cluster-dag", DOERS),
+    ("cluster-ipfs", DOERS),
     ("cluster-bitswap", DOERS),
     ("cluster-proto", &["openraft", "reqwest", "rocksdb"]),
     ("cluster-kubo", &["openraft", "rocksdb", "tonic"]),

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use multiaddr::{Multiaddr, Protocol};
 use reqwest::Url;
 
-use crate::Operation;
+use cluster_ipfs::Operation;
 
 /// The address of a daemon's RPC: a URL (`http://10.0.0.7:5001`), a multiaddr (`/ip4/10.0.0.7/tcp/5001`) or a unix socket
 /// (`unix:///run/ipfs/api.sock`, `/unix/run/ipfs/api.sock`). Prints as it was given.

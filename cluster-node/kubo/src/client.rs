@@ -4,6 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use cluster_ipfs::{
+    Added, Connected, Error, Held, Identity, IpfsNode, Listed, LookFor, MESSAGE_BYTES_MAX, Operation, Progress,
+    ProgressSink, RepoStat, Updated, cut,
+};
 use futures::StreamExt;
 use node_core::{Cid, ErrorClass, PinMode};
 use reqwest::header::{HeaderValue, TE};
@@ -12,12 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::answer::{Answer, Broken, chain};
-use crate::error::{MESSAGE_BYTES_MAX, cut};
 use crate::judge::{Said, Verdict, judge};
-use crate::node::{
-    Added, Connected, Held, Identity, IpfsNode, Listed, LookFor, Progress, ProgressSink, RepoStat, Updated,
-};
-use crate::{Address, Credentials, Error, Operation};
+use crate::{Address, Credentials};
 
 /// Idle connections kept to a daemon. More than a worker's permits are never in use at once.
 const IDLE_CONNECTIONS_MAX: usize = 128;

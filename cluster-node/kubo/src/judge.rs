@@ -4,11 +4,9 @@
 //! were taken from Kubo 0.43 and boxo 0.42, by reading and by trying. Words not known here are temporary: trying again
 //! in vain costs little, giving up in vain costs a replica.
 
+use cluster_ipfs::{MESSAGE_BYTES_MAX, Operation, cut};
 use node_core::ErrorClass;
 use serde::Deserialize;
-
-use crate::Operation;
-use crate::error::{MESSAGE_BYTES_MAX, cut};
 
 /// What follows from an answer that is not the plain result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

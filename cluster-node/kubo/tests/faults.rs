@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use cluster_kubo::{
-    CallObserver, Credentials, Error, Held, IpfsNode, KuboClient, KuboOptions, LookFor, Operation, PIN_NAME, Progress,
-    Silent, Updated,
-};
+use cluster_ipfs::{Error, Held, IpfsNode, LookFor, Operation, PIN_NAME, Progress, Updated};
+use cluster_kubo::{CallObserver, Credentials, KuboClient, KuboOptions, Silent};
 use cluster_tests::fake_kubo::{Call, FakeKubo, FakeOptions, Fault, Listen, PinKind, Rule, Settings};
 use multihash_codetable::{Code, MultihashDigest};
 use node_core::{Cid, ErrorClass, PinMode};

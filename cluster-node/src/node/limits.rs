@@ -1,6 +1,7 @@
 //! Settings of storage nodes from this peer's configuration.
 
-use cluster_kubo::{KuboOptions, pin_name};
+use cluster_ipfs::pin_name;
+use cluster_kubo::KuboOptions;
 use cluster_worker::NodeSettings;
 use node_core::StorageNode;
 use node_core::retry::RetryPolicy;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cluster_consensus::{Consensus, SnapshotCounts};
-use cluster_kubo::{CallObserver, Operation};
+use cluster_ipfs::Operation;
+use cluster_kubo::CallObserver;
 use cluster_storage::StateStore;
 use cluster_storage::ledger::Ledger;
 use cluster_storage::raft_log::RocksLogEngine;

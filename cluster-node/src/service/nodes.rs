@@ -5,10 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cluster_kubo::{
-    Added, Address, CallObserver, Connected, Credentials, Identity, IpfsNode, KuboClient, KuboOptions, Listed, LookFor,
-    Operation, ProgressSink, RepoStat, Updated, masked,
-};
+use cluster_ipfs::{Added, Connected, Identity, IpfsNode, Listed, LookFor, Operation, ProgressSink, RepoStat, Updated};
+use cluster_kubo::{Address, CallObserver, Credentials, KuboClient, KuboOptions, masked};
 use cluster_proto::peer::v1::{ProbeNodeRequest, ProbeNodeResponse};
 use cluster_worker::{NodeSettings, Worker};
 use node_core::{Cid, ErrorClass, NodeId, NodeState, PeerId, PinMode, StorageNode};
@@ -99,7 +97,7 @@ impl NodeFactory {
             auth_file: request.auth_file.clone(),
         };
         let client = self.attach(&node).plan.build().await?;
-        let refused = |error: cluster_kubo::Error| {
+        let refused = |error: cluster_ipfs::Error| {
             let api = masked(&request.api);
             Error::precondition(format!("the IPFS daemon at {api} can't be used: {error}"))
         };
@@ -167,7 +165,7 @@ impl AttachedNode {
         }
     }
 
-    async fn client(&self, operation: Operation) -> Result<Arc<KuboClient>, cluster_kubo::Error> {
+    async fn client(&self, operation: Operation) -> Result<Arc<KuboClient>, cluster_ipfs::Error> {
         let mut client = self.client.lock().await;
         if let Some(client) = &*client {
             return Ok(client.clone());
@@ -176,7 +174,7 @@ impl AttachedNode {
             Ok(built) => Ok(client.insert(Arc::new(built)).clone()),
             Err(error) => {
                 tracing::debug!(node = %self.name, %error, "the storage node can't be driven yet");
-                Err(cluster_kubo::Error {
+                Err(cluster_ipfs::Error {
                     operation,
                     class: ErrorClass::Unauthorized,
                     message: error.to_string(),
@@ -197,7 +195,7 @@ impl AttachedNode {
 
 #[async_trait]
 impl IpfsNode for AttachedNode {
-    async fn id(&self) -> Result<Identity, cluster_kubo::Error> {
+    async fn id(&self) -> Result<Identity, cluster_ipfs::Error> {
         let client = self.client(Operation::Id).await?;
         let answer = client.id().await;
         if answer
@@ -210,11 +208,11 @@ impl IpfsNode for AttachedNode {
         answer
     }
 
-    async fn version(&self) -> Result<String, cluster_kubo::Error> {
+    async fn version(&self) -> Result<String, cluster_ipfs::Error> {
         self.client(Operation::Version).await?.version().await
     }
 
-    async fn repo_stat(&self) -> Result<RepoStat, cluster_kubo::Error> {
+    async fn repo_stat(&self) -> Result<RepoStat, cluster_ipfs::Error> {
         self.client(Operation::RepoStat).await?.repo_stat().await
     }
 
@@ -224,7 +222,7 @@ impl IpfsNode for AttachedNode {
         mode: PinMode,
         name: &str,
         progress: ProgressSink<'_>,
-    ) -> Result<Added, cluster_kubo::Error> {
+    ) -> Result<Added, cluster_ipfs::Error> {
         let client = self.client(Operation::PinAdd).await?;
         client.pin_add(cid, mode, name, progress).await
     }
@@ -234,16 +232,16 @@ impl IpfsNode for AttachedNode {
         from: &Cid,
         to: &Cid,
         progress: ProgressSink<'_>,
-    ) -> Result<Updated, cluster_kubo::Error> {
+    ) -> Result<Updated, cluster_ipfs::Error> {
         let client = self.client(Operation::PinUpdate).await?;
         client.pin_update(from, to, progress).await
     }
 
-    async fn pin_rm(&self, cid: &Cid) -> Result<bool, cluster_kubo::Error> {
+    async fn pin_rm(&self, cid: &Cid) -> Result<bool, cluster_ipfs::Error> {
         self.client(Operation::PinRm).await?.pin_rm(cid).await
     }
 
-    async fn pin_ls(&self, cid: &Cid, look_for: LookFor) -> Result<Option<Listed>, cluster_kubo::Error> {
+    async fn pin_ls(&self, cid: &Cid, look_for: LookFor) -> Result<Option<Listed>, cluster_ipfs::Error> {
         self.client(Operation::PinLs).await?.pin_ls(cid, look_for).await
     }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use cluster_kubo::{CallObserver, Operation};
+use cluster_ipfs::Operation;
+use cluster_kubo::CallObserver;
 use node_core::{ErrorClass, Status};
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};

@@ -20,7 +20,7 @@
 
 use std::sync::Arc;
 
-use cluster_kubo::{Added, Error, Held, Listed, LookFor, Operation, Progress, Updated};
+use cluster_ipfs::{Added, Error, Held, Listed, LookFor, Operation, Progress, Updated};
 use cluster_storage::ledger::{self, Edit};
 use node_core::reconcile::{self, Change, Entry, Failure as Failed, Lane, Pinned, Seen, Step, Unpin};
 use node_core::{Cid, ErrorClass, PinMode, Status, Timestamp};

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster_kubo::{Held, LookFor};
+use cluster_ipfs::{Held, LookFor};
 use cluster_storage::ledger::{self, Edit, Ledger, Note};
 use node_core::reconcile::{Change, Entry, requeued};
 use node_core::{Cid, NodeId, Status};

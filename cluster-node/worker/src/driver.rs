@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cluster_kubo::IpfsNode;
+use cluster_ipfs::IpfsNode;
 use cluster_storage::ledger::Ledger;
 use node_core::reconcile::Lane;
 use node_core::{Cid, ErrorClass, NodeId};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cluster_kubo::Progress;
+use cluster_ipfs::Progress;
 use node_core::reconcile::Entry;
 use node_core::{Cid, PinMode, Timestamp};
 use parking_lot::Mutex;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cluster_kubo::Error;
+use cluster_ipfs::Error;
 use node_core::Cid;
 
 use crate::Kind;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster_kubo::{Error, Identity, RepoStat};
+use cluster_ipfs::{Error, Identity, RepoStat};
 use cluster_storage::ledger::Note;
 use node_core::{ErrorClass, Timestamp};
 use tokio::time::Instant;

@@ -1,6 +1,6 @@
 //! What is known of one CID at one node: the ledger, and what is running now.
 
-use cluster_kubo::Progress;
+use cluster_ipfs::Progress;
 use node_core::reconcile::Entry;
 use node_core::{ErrorClass, PinMode, Status, Timestamp};
 

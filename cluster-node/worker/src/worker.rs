@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use cluster_kubo::IpfsNode;
+use cluster_ipfs::IpfsNode;
 use cluster_storage::ledger::Ledger;
 use node_core::{Cid, NodeId, Status};
 use parking_lot::{Mutex, RwLock};

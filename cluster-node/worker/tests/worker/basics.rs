@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster_kubo::{Operation, PIN_NAME, Progress};
+use cluster_ipfs::{Operation, PIN_NAME, Progress};
 use cluster_worker::{ALL_NODES, Kind, Observer, Recover, SystemClock, Worker};
 use node_core::{ErrorClass, NodeId, PinMode, Status};
 use parking_lot::Mutex;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cluster_kubo::{Operation, PIN_NAME, Progress};
+use cluster_ipfs::{Operation, PIN_NAME, Progress};
 use cluster_storage::ledger::Note;
 use cluster_worker::{Recover, WorkerConfig};
 use node_core::{ErrorClass, PinMode, Status};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cluster_kubo::{
+use cluster_ipfs::{
     Added, Connected, Error, Held, Identity, IpfsNode, Listed, LookFor, Operation, PIN_NAME, Progress, ProgressSink,
     RepoStat, Updated,
 };

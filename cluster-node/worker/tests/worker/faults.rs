@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cluster_kubo::{Operation, Progress};
+use cluster_ipfs::{Operation, Progress};
 use node_core::{ErrorClass, Status};
 
 use crate::common::*;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster_kubo::{Operation, Progress};
+use cluster_ipfs::{Operation, Progress};
 use cluster_storage::ledger::Edit;
 use node_core::reconcile::Entry;
 use node_core::{ErrorClass, PinMode, Status, Timestamp};

@@ -5,7 +5,7 @@ use std::fmt;
 use node_core::ErrorClass;
 
 /// Most bytes of a daemon's words that are kept.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024;
 
 /// The calls of [`crate::IpfsNode`], for metrics and messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,7 +77,8 @@ pub struct Error {
 }
 
 impl Error {
-    pub(crate) fn new(operation: Operation, class: ErrorClass, message: impl AsRef<str>, status: Option<u16>) -> Self {
+    /// The words are cut to [`MESSAGE_BYTES_MAX`] and put on one line.
+    pub fn new(operation: Operation, class: ErrorClass, message: impl AsRef<str>, status: Option<u16>) -> Self {
         Self {
             operation,
             class,
@@ -88,7 +89,7 @@ impl Error {
 }
 
 /// The beginning of a text, whole characters only and one line: messages stand in tables and logs.
-pub(crate) fn cut(text: &str, bytes_max: usize) -> String {
+pub fn cut(text: &str, bytes_max: usize) -> String {
     let text = text.trim();
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {

@@ -1,0 +1,1 @@
+//! Content in and out: adding files and directories, reading them, CAR files, over any store of blocks.

@@ -1,0 +1,1 @@
+//! The embedded node in the network: libp2p with Bitswap, DHT, relay and hole punching.
