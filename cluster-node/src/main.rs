@@ -16,6 +16,12 @@ fn main() -> ExitCode {
     cli::dispatch(Cli::parse(), run)
 }
 
+/// Threads that answer clients. One core is left to Raft, which has threads of its own: with as many threads as cores
+/// each call is handed from one sleeping thread to another, and on two cores that takes longer than the call.
+fn api_threads(cores: usize) -> usize {
+    (cores - 1).max(1)
+}
+
 fn run(dir: DataDir, loaded: Loaded) -> ExitCode {
     let config = loaded.config;
     if let Err(error) = telemetry::init_logging(&config.telemetry.log_level, config.telemetry.log_format) {
@@ -25,7 +31,12 @@ fn run(dir: DataDir, loaded: Loaded) -> ExitCode {
         tracing::warn!("{warning}");
     }
     cluster_security::install_default_provider();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(api_threads(cores))
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return cli::fail(EXIT_FAILURE, &error),
     };

@@ -16,8 +16,26 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("cluster-storage", &["node-core"]),
     ("cluster-security", &["node-core"]),
     ("cluster-dag", &["node-core"]),
-    ("cluster-ipfs", &["node-core"]),
-    ("cluster-kubo", &["node-core", "cluster-ipfs"]),
+    ("cluster-blocks", &["node-core", "cluster-dag"]),
+    ("cluster-swarm", &["node-core", "cluster-bitswap"]),
+    ("cluster-content", &["node-core", "cluster-dag"]),
+    (
+        "cluster-gateway",
+        &["node-core", "cluster-dag", "cluster-content", "cluster-ipfs"],
+    ),
+    (
+        "cluster-embedded",
+        &[
+            "node-core",
+            "cluster-blocks",
+            "cluster-content",
+            "cluster-dag",
+            "cluster-ipfs",
+            "cluster-swarm",
+        ],
+    ),
+    ("cluster-ipfs", &["node-core", "cluster-dag"]),
+    ("cluster-kubo", &["node-core", "cluster-dag", "cluster-ipfs"]),
     ("cluster-worker", &["node-core", "cluster-storage", "cluster-ipfs"]),
     ("cluster-consensus", &["node-core", "cluster-proto", "cluster-storage"]),
     (
@@ -31,6 +49,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "cluster-kubo",
             "cluster-worker",
             "cluster-consensus",
+            "cluster-content",
+            "cluster-dag",
         ],
     ),
     ("cluster-ctl", &["node-core", "cluster-proto"]),
@@ -73,7 +93,8 @@ const MUST_NOT_REACH: &[(&str, &[&str])] = &[
 /// Crates that one crate alone may name, so that they can be replaced in one place.
 const ONLY_NAMED_BY: &[(&str, &[&str])] = &[
     ("openraft", &["cluster-consensus"]),
-    ("rocksdb", &["cluster-storage"]),
+    ("rocksdb", &["cluster-storage", "cluster-blocks"]),
+    ("libp2p", &["cluster-swarm"]),
     ("figment", &["cluster-node"]),
 ];
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::channel::ChannelProvider;
 use crate::config::ConsensusConfig;
 use crate::errors::{Behind, MemberError, OpenError, ProposeError, ReadError, TransferError};
+use crate::lease;
 use crate::log_store::LogStore;
 use crate::members::{self, Request};
 use crate::network::{MESSAGE_BYTES_MAX, Network};
@@ -56,6 +58,8 @@ struct Inner {
     state: Arc<StateStore>,
     machine: StateMachine,
     leader: watch::Receiver<LeaderView>,
+    /// The last term in which the lead was to be handed over; 0 = none.
+    handed_over_in: AtomicU64,
     inflight_bytes: Arc<Semaphore>,
     inflight_entries: Arc<Semaphore>,
     /// Ends the tasks beside Raft: they keep hold of log and state.
@@ -99,6 +103,7 @@ impl Consensus {
         channels: Arc<dyn ChannelProvider>,
     ) -> Result<Self, OpenError> {
         config.validate()?;
+        let begun = tokio::time::Instant::now();
         let config = Arc::new(config);
         let runtime = OwnRuntime::start(RuntimeOptions {
             name: "raft",
@@ -120,6 +125,7 @@ impl Consensus {
             .openraft()
             .validate()
             .map_err(|error| OpenError::Raft(error.to_string()))?;
+        tokio::time::sleep(lease::wait_after_start(&config, begun.elapsed())).await;
         let network = Network::new(raft_id, channels, Arc::clone(&config));
         let sending = network.sending();
         let starting = Raft::new(raft_id, Arc::new(raft_config), network, log.clone(), machine.clone());
@@ -145,6 +151,7 @@ impl Consensus {
             state,
             machine,
             leader,
+            handed_over_in: AtomicU64::new(0),
             stopped,
             tasks: Mutex::new(tasks),
             handle,
@@ -248,10 +255,38 @@ impl Consensus {
         let _ = wait.metrics(|metrics| !waits(metrics), "confirmed as leader").await;
     }
 
-    /// The index that a linearizable read must have applied: a majority has confirmed that this peer leads. Leader only.
+    /// The index that a linearizable read must have applied: a majority has confirmed that this peer leads, so shortly
+    /// ago that there can be no other leader, or now. Leader only.
     pub async fn read_index(&self) -> Result<u64, ReadError> {
+        if let Some(index) = self.leased_index() {
+            return Ok(index);
+        }
         let (read, _) = self.inner.raft.get_read_log_id(ReadPolicy::ReadIndex).await?;
         Ok(read.index())
+    }
+
+    /// What this peer has applied, if it leads and nobody else can. What openraft tells of itself may be old: then the
+    /// lease only seems to be shorter than it is.
+    fn leased_index(&self) -> Option<u64> {
+        let inner = &self.inner;
+        let applied = inner.machine.applied_id();
+        let standing = {
+            let metrics = inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            if !metrics.state.is_leader() {
+                return None;
+            }
+            lease::Standing {
+                term: metrics.current_term,
+                quorum_acked: metrics.last_quorum_acked?.into_inner().elapsed(),
+                applied_own: applied.is_some_and(|id| {
+                    let leader = id.committed_leader_id();
+                    leader.term == metrics.current_term && leader.node_id == inner.raft_id
+                }),
+                handed_over_in: inner.handed_over_in.load(Ordering::SeqCst),
+            }
+        };
+        lease::covers(&standing, lease::lease(&inner.config)).then(|| applied.map_or(0, |id| id.index))
     }
 
     /// Waits until the entry at `index` is applied here.
@@ -353,6 +388,8 @@ impl Consensus {
             None => longest(),
         };
         let target = target.ok_or(TransferError::NoCandidate)?;
+        // Before it is tried: from then on another peer may lead at any time.
+        self.inner.handed_over_in.store(status.term, Ordering::SeqCst);
         let asked = self.inner.raft.trigger().transfer_leader(target).await;
         asked.map_err(|fatal| TransferError::Fatal(fatal.to_string()))?;
         let mut view = self.watch_leader();

@@ -13,6 +13,7 @@ mod config;
 mod consensus;
 mod errors;
 mod handles;
+mod lease;
 mod log_store;
 mod log_weight;
 mod members;

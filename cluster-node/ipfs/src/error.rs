@@ -26,11 +26,15 @@ pub enum Operation {
     PinLs,
     /// Connect to a node that has the content.
     SwarmConnect,
+    /// Give blocks that it holds.
+    Blocks,
+    /// Take blocks.
+    Intake,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Id,
         Self::Version,
         Self::RepoStat,
@@ -39,6 +43,8 @@ impl Operation {
         Self::PinRm,
         Self::PinLs,
         Self::SwarmConnect,
+        Self::Blocks,
+        Self::Intake,
     ];
 
     /// The word used in logs and metrics.
@@ -52,6 +58,8 @@ impl Operation {
             Self::PinRm => "pin_rm",
             Self::PinLs => "pin_ls",
             Self::SwarmConnect => "swarm_connect",
+            Self::Blocks => "blocks",
+            Self::Intake => "intake",
         }
     }
 }

@@ -1,9 +1,13 @@
 //! The seam between Pinfleet and whatever holds the blocks.
 
-use async_trait::async_trait;
-use node_core::{Cid, PinMode};
+use std::time::Duration;
 
-use crate::Error;
+use async_trait::async_trait;
+use bytes::Bytes;
+use cluster_dag::Block;
+use node_core::{Cid, ErrorClass, PinMode};
+
+use crate::{Error, Operation};
 
 /// How far a pin has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -164,4 +168,41 @@ pub trait IpfsNode: Send + Sync {
 
     /// Connects to nodes that have some content.
     async fn swarm_connect(&self, origins: &[String]) -> Connected;
+
+    /// Blocks that the node holds itself, in the order asked; none for those that it would have to look for elsewhere. Not
+    /// checked against their CIDs.
+    async fn blocks(&self, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, Error> {
+        let _ = cids;
+        Err(Error::new(
+            Operation::Blocks,
+            ErrorClass::Permanent,
+            "this kind of node gives no blocks",
+            None,
+        ))
+    }
+
+    /// Begins to hand blocks over that were made elsewhere, before they are pinned.
+    async fn intake(&self) -> Result<Box<dyn Intake>, Error> {
+        Err(Error::new(
+            Operation::Intake,
+            ErrorClass::Permanent,
+            "this kind of node takes no blocks",
+            None,
+        ))
+    }
 }
+
+/// Takes blocks for a node. Dropped without [`Intake::finish`], what it took is garbage sooner or later.
+#[async_trait]
+pub trait Intake: Send {
+    /// Hands blocks over; done when the node is ready for more. They are on its disk after [`Intake::finish`] at the
+    /// latest. After an error nothing more is taken.
+    async fn put(&mut self, blocks: Vec<Block>) -> Result<(), Error>;
+
+    /// All of it is on the node's disk. The node keeps it until one of its roots is pinned, or for [`KEPT_FOR`].
+    async fn finish(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// How long a node keeps blocks that were handed over and that nobody pins: the pin is recorded a moment later, and the
+/// node's worker may be at other work.
+pub const KEPT_FOR: Duration = Duration::from_secs(600);

@@ -51,6 +51,8 @@ impl Address {
             Operation::PinRm => "pin/rm",
             Operation::PinLs => "pin/ls",
             Operation::SwarmConnect => "swarm/connect",
+            Operation::Blocks => "block/get",
+            Operation::Intake => "dag/import",
         };
         let mut url = self.base.clone();
         url.set_path(&format!("{}api/v0/{path}", self.base.path()));

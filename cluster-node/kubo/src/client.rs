@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use cluster_ipfs::{
-    Added, Connected, Error, Held, Identity, IpfsNode, Listed, LookFor, MESSAGE_BYTES_MAX, Operation, Progress,
+    Added, Connected, Error, Held, Identity, Intake, IpfsNode, Listed, LookFor, MESSAGE_BYTES_MAX, Operation, Progress,
     ProgressSink, RepoStat, Updated, cut,
 };
 use futures::StreamExt;
 use node_core::{Cid, ErrorClass, PinMode};
+use reqwest::RequestBuilder;
 use reqwest::header::{HeaderValue, TE};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -76,7 +78,8 @@ impl CallObserver for Silent {
     fn called(&self, _: Operation, _: Result<(), ErrorClass>, _: Duration) {}
 }
 
-/// An attached node: a Kubo daemon driven over its RPC.
+/// An attached node: a Kubo daemon driven over its RPC. Clones are handles of the same.
+#[derive(Clone)]
 pub struct KuboClient {
     http: reqwest::Client,
     address: Address,
@@ -86,9 +89,9 @@ pub struct KuboClient {
 }
 
 /// A call that did not give its plain result: what follows, and the error for a caller to whom that is one.
-struct Refused {
-    verdict: Verdict,
-    error: Error,
+pub(crate) struct Refused {
+    pub(crate) verdict: Verdict,
+    pub(crate) error: Error,
 }
 
 impl From<Error> for Refused {
@@ -147,8 +150,17 @@ impl KuboClient {
         &self.address
     }
 
+    pub(crate) fn options(&self) -> &KuboOptions {
+        &self.options
+    }
+
     /// Sends a call and reads the status; an error's words are read to their end.
-    async fn open(&self, operation: Operation, query: &[(&str, &str)]) -> Result<Answer, Refused> {
+    pub(crate) async fn open(&self, operation: Operation, query: &[(&str, &str)]) -> Result<Answer, Refused> {
+        self.answer(operation, self.request(operation, query)).await
+    }
+
+    /// A call that is not sent yet.
+    pub(crate) fn request(&self, operation: Operation, query: &[(&str, &str)]) -> RequestBuilder {
         let mut url = self.address.call(operation);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
@@ -158,6 +170,10 @@ impl KuboClient {
         if let Some(credentials) = &self.credentials {
             request = credentials.apply(request);
         }
+        request
+    }
+
+    pub(crate) async fn answer(&self, operation: Operation, request: RequestBuilder) -> Result<Answer, Refused> {
         let response = request.send().await.map_err(|e| {
             let words = format!("{} does not answer: {}", self.address, chain(e));
             Error::new(operation, ErrorClass::Unreachable, words, None)
@@ -195,7 +211,7 @@ impl KuboClient {
         }
     }
 
-    fn broken(&self, operation: Operation, broken: Broken) -> Refused {
+    pub(crate) fn broken(&self, operation: Operation, broken: Broken) -> Refused {
         match broken {
             // Not "unreachable": the node was there, and if this content is what brings it down then that counts.
             Broken::Lost(words) => {
@@ -496,6 +512,17 @@ impl IpfsNode for KuboClient {
             }
         }
         outcome
+    }
+
+    async fn blocks(&self, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, Error> {
+        self.observed(Operation::Blocks, self.many_blocks(cids)).await
+    }
+
+    async fn intake(&self) -> Result<Box<dyn Intake>, Error> {
+        self.observed(Operation::Intake, async {
+            Ok(Box::new(self.import()?) as Box<dyn Intake>)
+        })
+        .await
     }
 }
 

@@ -4,6 +4,7 @@
 mod address;
 mod answer;
 mod client;
+mod content;
 mod credentials;
 mod judge;
 

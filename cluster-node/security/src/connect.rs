@@ -48,6 +48,8 @@ pub enum Purpose {
     /// Long answers, which wait for whoever reads them. With small windows, so that some that nobody reads leave room on
     /// the connection for the others.
     Scan,
+    /// Blocks: many bytes, so that short questions do not wait behind them.
+    Content,
 }
 
 /// Timing and windows of connections between peers.

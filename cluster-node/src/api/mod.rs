@@ -1,6 +1,7 @@
 //! The APIs: thin handlers that convert and call the service. Nothing is decided here.
 
 mod cluster;
+mod content;
 mod convert;
 mod details;
 mod error;
@@ -8,6 +9,7 @@ mod peer;
 mod pins;
 
 pub use cluster::ClusterApi;
+pub use content::ContentApi;
 pub use details::ErrorDetailsLayer;
 pub use error::{code_of, status};
 pub use peer::PeerApi;

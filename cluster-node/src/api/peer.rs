@@ -21,17 +21,20 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::error::{deadline_of, status};
 use crate::service::{
-    ENTRIES_CHUNK, Error, JoinAnswer, NodeEntry, Pins, RecoverFilter, WAIT_DEFAULT, WAIT_MAX, own_page, put_entry,
-    read_report,
+    BLOCKS_ASKED_MAX, ENTRIES_CHUNK, Error, JoinAnswer, NodeEntry, Pins, RecoverFilter, WAIT_DEFAULT, WAIT_MAX,
+    own_blocks, own_page, put_entry, read_report, take_in,
 };
 
 /// Scans that run at once. Each holds two messages of about 2 MiB at most; the other peers run as many lists for their
 /// clients.
 const SCANS_MAX: usize = 64;
+
+/// Handovers of blocks that run at once. Each holds a message of blocks being stored and one on its way, 8 MiB in all.
+const INTAKES_MAX: usize = 64;
 
 /// How long a message of a scan may wait for its reader. One that has stopped reading gives its place back.
 const SCAN_SEND_TIME: Duration = Duration::from_secs(30);
@@ -43,6 +46,7 @@ pub struct PeerApi {
     /// Where work that waits for disks and daemons is done.
     main: Handle,
     scans: Arc<Semaphore>,
+    intakes: Arc<Semaphore>,
     /// What strangers cause must not fill the log.
     refusals: Arc<LogLimit>,
     /// Members that speak another version of the protocol, each named in the log once. No longer than the member list.
@@ -58,6 +62,7 @@ impl PeerApi {
             pins,
             main,
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            intakes: Arc::new(Semaphore::new(INTAKES_MAX)),
             refusals: Arc::default(),
             other_version: Arc::default(),
         }
@@ -105,6 +110,7 @@ fn ended(error: &tokio::task::JoinError) -> Status {
 impl PeersService for PeerApi {
     type ScanEntriesStream = StdPin<Box<dyn Stream<Item = Result<v1::ScanEntriesResponse, Status>> + Send>>;
     type RecoverStream = StdPin<Box<dyn Stream<Item = Result<v1::RecoverEntriesResponse, Status>> + Send>>;
+    type IngestStream = StdPin<Box<dyn Stream<Item = Result<v1::IngestResponse, Status>> + Send>>;
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answered<v1::JoinResponse> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
@@ -333,6 +339,45 @@ impl PeersService for PeerApi {
         };
         let (summary, verdicts) = self.on_thread(answer).await?;
         Ok(Response::new(v1::ExplainPlacementResponse { summary, verdicts }))
+    }
+
+    async fn ingest(&self, request: Request<Streaming<v1::IngestRequest>>) -> Answered<Self::IngestStream> {
+        let place = self.intakes.clone().try_acquire_owned().map_err(|_| {
+            status(Error::Overloaded {
+                retry_after: Duration::from_secs(1),
+            })
+        })?;
+        // One answer being sent and one on its way: a caller that reads none is not read from either.
+        let (answers, queue) = mpsc::channel(2);
+        let (pins, messages) = (self.pins.clone(), request.into_inner());
+        let task = AbortOnDropHandle::new(self.main.spawn(async move {
+            take_in(pins, messages, answers).await;
+            drop(place);
+        }));
+        let answers = ReceiverStream::new(queue).map(move |answer| {
+            // Ends with the stream: when the caller goes away, so does the handover.
+            let _ = &task;
+            answer.map_err(status)
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn blocks(&self, request: Request<v1::BlocksRequest>) -> Answered<v1::BlocksResponse> {
+        let request = request.into_inner();
+        if request.cids.len() > BLOCKS_ASKED_MAX {
+            let count = request.cids.len().to_string();
+            return Err(status(Error::invalid("cids", count, "at most 256 in one call")));
+        }
+        let pins = self.pins.clone();
+        let answer = self.on_main(async move {
+            let cids = request.cids.iter().map(|bytes| Ok(Cid::from_bytes(bytes)?));
+            let cids = cids.collect::<Result<Vec<_>, Error>>()?;
+            let blocks = own_blocks(&pins, &cids).await.into_iter();
+            Ok(v1::BlocksResponse {
+                blocks: blocks.map(|data| v1::FoundBlock { data }).collect(),
+            })
+        });
+        Ok(Response::new(answer.await?))
     }
 }
 

@@ -53,6 +53,7 @@ impl PinsService for PinsApi {
                 options: self.options(options, &names)?,
                 request_id: convert::request_id(&request.request_id)?,
                 allow_unplaced: request.allow_unplaced,
+                held_by: Vec::new(),
             };
             self.0.pin(wish, wait).await
         };
@@ -358,10 +359,11 @@ impl PinsApi {
             options: self.options(item.options.unwrap_or_default(), names)?,
             request_id: None,
             allow_unplaced: item.allow_unplaced,
+            held_by: Vec::new(),
         })
     }
 
-    fn options(&self, options: v1::PinOptions, names: &NodeNames) -> Result<PinOptions, Error> {
+    pub(super) fn options(&self, options: v1::PinOptions, names: &NodeNames) -> Result<PinOptions, Error> {
         let options = convert::pin_options(options, self.0.clock.now(), |name| names.find(name).map(|node| node.id))?;
         // The leader fills the default in; what is wrong with the numbers themselves is said before anything is sent.
         options.replication.resolve(self.0.shared.settings().replication)?;
@@ -384,7 +386,7 @@ fn find_node(names: &NodeNames, field: &str, text: &str) -> Result<Option<node_c
     found.map(Some).ok_or_else(|| Error::invalid(field, text, remedy))
 }
 
-fn outcome_code(outcome: PinOutcome) -> i32 {
+pub(super) fn outcome_code(outcome: PinOutcome) -> i32 {
     match outcome {
         PinOutcome::Created => v1::PinOutcome::Created,
         PinOutcome::Updated => v1::PinOutcome::Updated,

@@ -6,6 +6,7 @@
 
 mod api;
 mod data_dir;
+mod embedded;
 mod error;
 mod init;
 mod node;
@@ -29,6 +30,7 @@ use serde::Deserialize;
 
 pub use api::Api;
 pub use data_dir::DataDir;
+pub use embedded::{Announce, Dht, Embedded};
 pub use error::{Error, Problem};
 pub use init::{InitError, InitOptions, Initialized, init};
 pub use node::{Node, NodeKind};
@@ -55,6 +57,7 @@ pub static SECTIONS: &[SectionSpec] = &[
     storage::SECTION,
     worker::SECTION,
     node::SECTION,
+    embedded::SECTION,
     shutdown::SECTION,
 ];
 
@@ -79,6 +82,8 @@ pub struct Config {
     /// `[[node]]`
     #[serde(rename = "node", default)]
     pub nodes: Vec<Node>,
+    /// `[embedded]`
+    pub embedded: Embedded,
     /// `[shutdown]`
     pub shutdown: Shutdown,
 }
@@ -128,6 +133,7 @@ impl Config {
         self.raft.check(problems);
         self.replication.check(problems);
         self.worker.check(problems);
+        self.embedded.check(problems);
         node::check(&self.nodes, problems);
     }
 }

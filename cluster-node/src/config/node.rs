@@ -17,7 +17,7 @@ pub struct Node {
     pub name: String,
     /// What it is.
     pub kind: NodeKind,
-    /// Its RPC.
+    /// Its RPC; empty for the embedded node.
     pub api: String,
     /// Failure domains and other facts.
     pub tags: BTreeMap<String, String>,
@@ -37,6 +37,8 @@ pub struct Node {
 pub enum NodeKind {
     /// A Kubo daemon, driven over its RPC.
     Kubo,
+    /// The node inside this peer.
+    Embedded,
 }
 
 impl NodeKind {
@@ -44,6 +46,7 @@ impl NodeKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kubo => "kubo",
+            Self::Embedded => "embedded",
         }
     }
 }
@@ -55,6 +58,9 @@ fn name(text: &str) -> Result<(), String> {
 }
 
 fn api(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Ok(());
+    }
     text.parse::<cluster_kubo::Address>().map(drop).map_err(|_| {
         "the address of Kubo's RPC: \"http://127.0.0.1:5001\", \"/ip4/127.0.0.1/tcp/5001\" or \"unix:///path\""
             .to_owned()
@@ -75,15 +81,16 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
         },
         OptionSpec {
             key: "kind",
-            kind: Kind::Choice(&["kubo"]),
+            kind: Kind::Choice(&["kubo", "embedded"]),
             default: Some(r#""kubo""#),
-            doc: "What it is: a Kubo daemon.",
+            doc: "What it is: a Kubo daemon, or the node inside this peer, which [embedded] is about.",
         },
         OptionSpec {
             key: "api",
             kind: Kind::Checked(api),
-            default: None,
-            doc: "Its RPC as this peer reaches it: URL, multiaddr or unix socket. Required.",
+            default: Some(r#""""#),
+            doc: "Kubo's RPC as this peer reaches it: URL, multiaddr or unix socket. Required for Kubo; the embedded node \
+                  has none.",
         },
         OptionSpec {
             key: "tags",
@@ -120,7 +127,7 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
 };
 
 /// What each section must say.
-pub(super) const REQUIRED: &[&str] = &["name", "api"];
+pub(super) const REQUIRED: &[&str] = &["name"];
 
 /// An example for the commented default file: values of options that have no default.
 pub(super) const EXAMPLES: &[(&str, &str)] = &[
@@ -133,13 +140,35 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
 pub(super) fn check(nodes: &[Node], problems: &mut Problems<'_>) {
     let mut names = BTreeSet::new();
     let mut addresses = BTreeSet::new();
+    let mut embedded = false;
     for (at, node) in nodes.iter().enumerate() {
         if !names.insert(&node.name) {
             problems.add(&format!("node.{at}.name"), "different for each node");
         }
+        let api = format!("node.{at}.api");
+        match node.kind {
+            NodeKind::Embedded if !node.api.is_empty() => {
+                problems.add(&api, "left out: the embedded node is inside this peer");
+            }
+            NodeKind::Embedded if embedded => {
+                problems.add(
+                    &format!("node.{at}.kind"),
+                    "\"kubo\": a peer has one embedded node at most",
+                );
+            }
+            NodeKind::Embedded => {
+                embedded = true;
+                continue;
+            }
+            NodeKind::Kubo if node.api.is_empty() => problems.add(
+                &api,
+                "the address of Kubo's RPC, such as \"http://127.0.0.1:5001\", or `kind` must be \"embedded\"",
+            ),
+            NodeKind::Kubo => {}
+        }
         if !addresses.insert(&node.api) {
             problems.add(
-                &format!("node.{at}.api"),
+                &api,
                 "different for each node: two names for one daemon would count one copy twice",
             );
         }

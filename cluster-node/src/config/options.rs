@@ -39,6 +39,8 @@ pub enum Kind {
     Text,
     /// A text that a function accepts; it answers what is allowed.
     Checked(fn(&str) -> Result<(), String>),
+    /// Several texts that a function accepts; it answers what is allowed.
+    CheckedList(fn(&str) -> Result<(), String>),
     /// An IP address and a port to listen at.
     Listen,
     /// `host:port` as others reach it, or empty.
@@ -118,7 +120,7 @@ impl Kind {
     pub fn allowed(&self) -> String {
         match self {
             Self::Text => "a text".to_owned(),
-            Self::Checked(check) => check("\0").err().unwrap_or_else(|| "a text".to_owned()),
+            Self::Checked(check) | Self::CheckedList(check) => check("\0").err().unwrap_or_else(|| "a text".to_owned()),
             Self::Listen => "an IP address and a port, such as \"127.0.0.1:9096\" (port 0 takes a free one)".to_owned(),
             Self::Reach => "empty or host:port as others reach it, such as \"10.0.0.1:9098\"".to_owned(),
             Self::ReachList => "a list of host:port as others reach it, such as [\"10.0.0.1:9096\"]".to_owned(),
@@ -160,6 +162,7 @@ impl Kind {
             Self::Reach => value
                 .as_str()
                 .is_some_and(|text| text.is_empty() || is_reachable_address(text)),
+            Self::CheckedList(check) => each(&|text| check(text).is_ok()),
             Self::ReachList => each(&is_reachable_address),
             Self::TextList => each(&|text| !text.trim().is_empty()),
             Self::Map => value.as_dict().is_some_and(|map| {
@@ -188,7 +191,7 @@ impl Kind {
         match self {
             Self::Int(..) => text.trim().parse::<i64>().map_or_else(|_| as_text(), Value::from),
             Self::Float(..) => text.trim().parse::<f64>().map_or_else(|_| as_text(), Value::from),
-            Self::ReachList | Self::TextList => {
+            Self::ReachList | Self::TextList | Self::CheckedList(_) => {
                 let inner = text
                     .trim()
                     .strip_prefix('[')

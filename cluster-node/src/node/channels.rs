@@ -166,6 +166,7 @@ impl Links for Channels {
             LinkPurpose::Forward => Purpose::Forward,
             LinkPurpose::Query => Purpose::Query,
             LinkPurpose::Scan => Purpose::Scan,
+            LinkPurpose::Content => Purpose::Content,
         };
         self.connector.channel(peer, purpose)
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cluster_consensus::Consensus;
 use cluster_proto::peer::v1::peers_server::PeersServer;
 use cluster_proto::v1::cluster_server::ClusterServer;
+use cluster_proto::v1::content_server::ContentServer;
 use cluster_proto::v1::pins_server::PinsServer;
 use cluster_security::{AcceptorOptions, MemberGuardLayer, PeerAcceptor, PeerTls};
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ use super::admission::Admission;
 use super::channels::AddressBook;
 use super::supervise::supervised;
 use super::vouching::Vouching;
-use crate::api::{ClusterApi, ErrorDetailsLayer, PeerApi, PinsApi};
+use crate::api::{ClusterApi, ContentApi, ErrorDetailsLayer, PeerApi, PinsApi};
 use crate::config::Config;
 use crate::service::Pins;
 use crate::telemetry::{GrpcMetricsLayer, Health, Metrics};
@@ -131,6 +132,11 @@ pub fn serve_clients(
                     .max_decoding_message_size(bytes)
                     .max_encoding_message_size(64 << 20),
             )
+            .add_service(
+                ContentServer::new(ContentApi::new(pins.clone()))
+                    .max_decoding_message_size(bytes)
+                    .max_encoding_message_size(64 << 20),
+            )
             .add_service(ClusterServer::new(ClusterApi(pins)).max_decoding_message_size(bytes))
             .serve_with_incoming_shutdown(incoming, stopped.cancelled());
         tokio::select! {
@@ -151,6 +157,7 @@ async fn tell_health(reporter: HealthReporter, health: Health) {
     let services = [
         "",
         <PinsServer<PinsApi> as NamedService>::NAME,
+        <ContentServer<ContentApi> as NamedService>::NAME,
         <ClusterServer<ClusterApi> as NamedService>::NAME,
     ];
     let mut ready = false;

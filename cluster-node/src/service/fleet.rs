@@ -62,6 +62,8 @@ pub struct HeardNode {
     pub breaker: String,
     /// How many it may work on at once.
     pub concurrency: u32,
+    /// Where other IPFS nodes reach it.
+    pub addresses: Vec<String>,
 }
 
 /// The leader's view of all peers and nodes.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use node_core::pinset::Header;
-use node_core::{PeerId, StorageNode};
+use node_core::{PeerId, StorageNode, Timestamp};
 
 use super::HeardNode;
 use super::members::{PeerRole, PeerView};
@@ -45,7 +45,12 @@ pub struct Facts<'a> {
     pub nodes: &'a [(StorageNode, Option<(HeardNode, Duration)>)],
     /// Why this peer's Raft has stopped.
     pub fatal: Option<&'a str>,
+    /// When this is asked, by the clock that stamps admissions.
+    pub now: Timestamp,
 }
+
+/// A peer that was admitted so recently is coming up: it reads the log or a snapshot before it first reports.
+const JOINING_FOR: Duration = Duration::from_secs(60);
 
 /// Free space below this share of the whole is worth a word.
 const FREE_SHARE_LOW: f64 = 0.05;
@@ -87,6 +92,15 @@ pub fn problems(facts: &Facts<'_>) -> Vec<Problem> {
             let voters = || facts.peers.iter().filter(|peer| peer.role == PeerRole::Voter);
             let alive = voters().filter(|peer| peer.reachable).count();
             for peer in facts.peers.iter().filter(|peer| !peer.reachable) {
+                let since = facts.now.since(peer.peer.joined);
+                if peer.role != PeerRole::Voter && peer.applied_index == 0 && since < JOINING_FOR {
+                    let message = format!(
+                        "the peer is joining: it was admitted {} s ago and has not reported yet",
+                        since.as_secs()
+                    );
+                    say(Degraded, &peer.peer.name, message);
+                    continue;
+                }
                 let margin = if peer.role == PeerRole::Voter && alive == facts.voters / 2 + 1 {
                     "; if one more voter is lost, nothing can be changed"
                 } else {
@@ -250,6 +264,7 @@ mod tests {
             peers,
             nodes: &[(node(), Some((heard, Duration::ZERO)))],
             fatal: None,
+            now: Timestamp::from_millis(100_000),
         })
     }
 
@@ -280,6 +295,32 @@ mod tests {
         let found = check(&[peer("a", true)], heard, false);
         assert_eq!(found[0].severity, Severity::Failed);
         assert!(found[0].message.contains("at least 2 of 3"), "{}", found[0].message);
+    }
+
+    #[test]
+    fn a_peer_that_was_just_admitted_is_joining_and_not_lost() {
+        let mut joining = peer("d", false);
+        joining.role = PeerRole::Learner;
+        joining.peer.joined = Timestamp::from_millis(98_000);
+        let found = |joining: &PeerView| {
+            let heard = HeardNode {
+                reachable: true,
+                ..HeardNode::default()
+            };
+            let peers = [peer("a", true), peer("b", true), peer("c", true), joining.clone()];
+            let found = check(&peers, heard, true);
+            assert_eq!(found.len(), 1, "{found:?}");
+            found[0].message.clone()
+        };
+        assert!(found(&joining).contains("joining: it was admitted 2 s ago"));
+        joining.peer.joined = Timestamp::from_millis(1_000);
+        assert!(found(&joining).contains("start it, or remove it"));
+        joining.peer.joined = Timestamp::from_millis(98_000);
+        joining.applied_index = 7;
+        assert!(
+            found(&joining).contains("start it, or remove it"),
+            "it was there and went away"
+        );
     }
 
     #[test]
@@ -323,6 +364,7 @@ mod tests {
             peers: &peers,
             nodes: &nodes,
             fatal: None,
+            now: Timestamp::from_millis(100_000),
         });
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].subject, "node-2");

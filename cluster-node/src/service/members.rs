@@ -137,6 +137,7 @@ impl Pins {
             peers: &peers,
             nodes: &nodes,
             fatal: raft.fatal.as_deref(),
+            now: self.clock.now(),
         };
         let problems = health::problems(&facts);
         Ok(ClusterView {

@@ -8,6 +8,7 @@
 //! Handlers of an API convert and call; they decide nothing. Nobody here calls an API.
 
 mod chunks;
+mod content;
 mod error;
 mod fleet;
 mod gather;
@@ -31,6 +32,9 @@ mod wanted;
 mod watch;
 
 pub use chunks::{AHEAD, ChunkSender, SEND_LIMIT, chunks_within};
+pub use content::{
+    AddWish, Added, Adding, BLOCKS_ASKED_MAX, ClusterSource, Format, INGEST_BLOCKS_MAX, own_blocks, take_in,
+};
 pub use error::Error;
 pub use fleet::{FleetView, Heard, HeardNode};
 pub use gather::{ENTRIES_CHUNK, Gather, put_entry};

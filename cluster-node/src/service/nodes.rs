@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cluster_ipfs::{Added, Connected, Identity, IpfsNode, Listed, LookFor, Operation, ProgressSink, RepoStat, Updated};
+use bytes::Bytes;
+use cluster_ipfs::{
+    Added, Connected, Identity, Intake, IpfsNode, Listed, LookFor, Operation, ProgressSink, RepoStat, Updated,
+};
 use cluster_kubo::{Address, CallObserver, Credentials, KuboClient, KuboOptions, masked};
 use cluster_proto::peer::v1::{ProbeNodeRequest, ProbeNodeResponse};
 use cluster_worker::{NodeSettings, Worker};
@@ -26,7 +29,7 @@ pub trait NodeLimits: Send + Sync + 'static {
 pub type ObserverOf = Arc<dyn Fn(&StorageNode) -> Arc<dyn CallObserver> + Send + Sync>;
 
 /// A node and the client that was built for it.
-type Known = (StorageNode, Arc<dyn IpfsNode>);
+pub type Known = (StorageNode, Arc<dyn IpfsNode>);
 
 /// Builds clients and keeps those that are in use.
 pub struct NodeFactory {
@@ -70,6 +73,16 @@ impl NodeFactory {
         worker.set_nodes(driven);
         // After that: what still runs at them finds nothing to write to.
         worker.forget_nodes(gone.into_iter().map(|node| node.id));
+    }
+
+    /// A node that this peer drives.
+    pub fn client(&self, node: NodeId) -> Option<Arc<dyn IpfsNode>> {
+        self.known.lock().get(&node).map(|(_, client)| client.clone())
+    }
+
+    /// All nodes that this peer drives.
+    pub fn clients(&self) -> Vec<Known> {
+        self.known.lock().values().cloned().collect()
     }
 
     fn attach(&self, node: &StorageNode) -> AttachedNode {
@@ -253,5 +266,13 @@ impl IpfsNode for AttachedNode {
                 failures: vec![error],
             },
         }
+    }
+
+    async fn blocks(&self, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, cluster_ipfs::Error> {
+        self.client(Operation::Blocks).await?.blocks(cids).await
+    }
+
+    async fn intake(&self) -> Result<Box<dyn Intake>, cluster_ipfs::Error> {
+        self.client(Operation::Intake).await?.intake().await
     }
 }

@@ -26,6 +26,8 @@ pub enum LinkPurpose {
     Query,
     /// Long answers that are read as slowly as a client likes.
     Scan,
+    /// Blocks, which are many bytes.
+    Content,
 }
 
 /// Gives out connections to other peers, and makes sure that the one at the other end is the one that is meant.
@@ -105,6 +107,11 @@ impl PeerDirectory {
     /// A client for long answers of a member.
     pub async fn scan_link(&self, id: PeerId) -> Result<PeerLink, Error> {
         self.member_link(id, LinkPurpose::Scan)
+    }
+
+    /// A client for blocks to and from a member.
+    pub async fn content_link(&self, id: PeerId) -> Result<PeerLink, Error> {
+        self.member_link(id, LinkPurpose::Content)
     }
 
     fn member_link(&self, id: PeerId, purpose: LinkPurpose) -> Result<PeerLink, Error> {

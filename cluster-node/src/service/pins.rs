@@ -9,7 +9,7 @@ use cluster_proto::peer::v1::{ExplainPlacementRequest, Verdict};
 use cluster_worker::{Clock, Worker};
 use node_core::command::{Op, OpResult, PinOutcome, Pinned, Plan, Request};
 use node_core::pinset::{self, KvRead};
-use node_core::{Cid, NodeId, Pin, PinKey, PinOptions, Placement, Replication, RequestId, Timestamp};
+use node_core::{Cid, NodeId, PeerId, Pin, PinKey, PinOptions, Placement, Replication, RequestId, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunks::{ChunkSender, Chunks, chunks};
@@ -46,6 +46,8 @@ pub struct PinWish {
     pub request_id: Option<RequestId>,
     /// Record it even when no node can take it now.
     pub allow_unplaced: bool,
+    /// Nodes that hold the content already: they are taken before others that are as good.
+    pub held_by: Vec<NodeId>,
 }
 
 /// A pin to make from another.
@@ -293,21 +295,27 @@ impl Pins {
 
     /// The status of one CID.
     pub async fn status(&self, cid: Cid, linearizable: bool, wait: Duration) -> Result<StatusView, Error> {
-        let state = self.reads.with(linearizable, wait).await?;
+        let names = self.names();
+        let mut silent = BTreeSet::new();
+        // What the drivers hold is no part of the replicated state, so they are asked while the state is made sure of,
+        // by where it last said that they are: mostly that is still so.
+        let guessed = drivers(&names, pinset::placement(&*self.reads.stale(), &cid)?.as_ref());
+        let (state, gathered) = tokio::join!(
+            self.reads.with(linearizable, wait),
+            self.gather
+                .from(&names, guessed.clone(), &[cid], PEER_TIMEOUT, &mut silent)
+        );
+        let (state, mut entries) = (state?, gathered?);
         let placement = pinset::placement(&*state, &cid)?;
         let names = self.names();
-        // Only who shall hold it is asked; for a CID that nobody wants any more, everybody.
-        let drivers = match &placement {
-            Some(placement) if !placement.replication.is_everywhere() => {
-                placement.nodes.iter().filter_map(|node| names.driver(*node)).collect()
-            }
-            _ => names.present().map(|node| node.peer).collect(),
-        };
-        let mut silent = BTreeSet::new();
-        let mut entries = self
-            .gather
-            .from(&names, drivers, &[cid], PEER_TIMEOUT, &mut silent)
-            .await?;
+        let drivers = drivers(&names, placement.as_ref());
+        if drivers != guessed {
+            silent.clear();
+            entries = self
+                .gather
+                .from(&names, drivers, &[cid], PEER_TIMEOUT, &mut silent)
+                .await?;
+        }
         let rows = entries.remove(&cid).unwrap_or_default();
         if placement.is_none() && rows.is_empty() {
             return Err(Error::not_found(format!(
@@ -429,11 +437,22 @@ impl Pins {
     }
 }
 
+/// Whom to ask about a CID: only who shall hold it; for one that nobody wants any more, everybody.
+fn drivers(names: &NodeNames, placement: Option<&Placement>) -> BTreeSet<PeerId> {
+    match placement {
+        Some(placement) if !placement.replication.is_everywhere() => {
+            placement.nodes.iter().filter_map(|node| names.driver(*node)).collect()
+        }
+        _ => names.present().map(|node| node.peer).collect(),
+    }
+}
+
 fn request_of(wish: PinWish) -> Request {
-    // The marker travels in the plan, which the leader replaces by its own.
+    // What is wished travels in the plan, which the leader replaces by its own.
     let plan = Plan {
         unplaced: wish.allow_unplaced.then(String::new),
-        ..Plan::default()
+        nodes: wish.held_by,
+        based_on: 0,
     };
     let op = Op::PutPin {
         key: wish.key,

@@ -8,6 +8,9 @@ use node_core::{NodeId, Status};
 
 use super::{Heard, HeardNode};
 
+/// Addresses of a node that are passed on. A daemon names a dozen; the rest would only make reports longer.
+const ADDRESSES_MAX: usize = 16;
+
 /// The states whose counts are reported, in the order of [`HeardNode::counts`].
 pub const COUNTED: [Status; 6] = [
     Status::Queued,
@@ -38,6 +41,7 @@ pub fn own_nodes(worker: &Worker) -> Vec<HeardNode> {
             pins_per_second: report.pins_per_second,
             breaker: report.breaker.to_string(),
             concurrency: u32::try_from(report.concurrency).unwrap_or(u32::MAX),
+            addresses: report.addresses.iter().take(ADDRESSES_MAX).cloned().collect(),
         })
         .collect()
 }
@@ -68,6 +72,7 @@ pub fn put_item(node: &HeardNode) -> NodeReportItem {
         pins_per_second: node.pins_per_second,
         breaker: node.breaker.clone(),
         concurrency: node.concurrency,
+        addresses: node.addresses.clone(),
     }
 }
 
@@ -93,6 +98,7 @@ pub fn read_item(item: &NodeReportItem) -> HeardNode {
         pins_per_second: item.pins_per_second,
         breaker: item.breaker.clone(),
         concurrency: item.concurrency,
+        addresses: item.addresses.iter().take(ADDRESSES_MAX).cloned().collect(),
     }
 }
 

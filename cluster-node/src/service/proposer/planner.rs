@@ -25,7 +25,7 @@ impl Driver {
                     Ok(replication) => replication,
                     Err(invalid) => return Ok(Err(Refusal::new(RefusalKind::Invalid, invalid.to_string()))),
                 };
-                let plan = match self.plan(kv, key, &options, plan.unplaced.is_some(), from.as_ref())? {
+                let plan = match self.plan(kv, key, &options, plan, from.as_ref())? {
                     Ok(plan) => plan,
                     Err(refusal) => match self.known_anyway(kv, request, key, &options)? {
                         Some(plan) => plan,
@@ -48,12 +48,14 @@ impl Driver {
         }))
     }
 
+    /// What the caller put into the plan are wishes: the nodes that hold the content already, and whether a pin that can't
+    /// be placed is to be recorded.
     fn plan(
         &self,
         kv: &dyn KvRead,
         key: &PinKey,
         options: &PinOptions,
-        allow_unplaced: bool,
+        wished: &Plan,
         from: Option<&PinKey>,
     ) -> Result<Result<Plan, Refusal>, KvError> {
         let placement = pinset::placement(kv, &key.cid)?;
@@ -65,6 +67,7 @@ impl Driver {
         };
         let demand = pinset::demand(kv, &key.cid, placement.as_ref(), step)?;
         let mut preferred = options.nodes.clone();
+        preferred.extend(&wished.nodes);
         if let Some(from) = from {
             // Where the old content is, most of the new one's blocks are.
             let source = pinset::placement(kv, &from.cid)?;
@@ -77,7 +80,7 @@ impl Driver {
             placement: placement.as_ref(),
             preferred: &preferred,
             spread_by: &settings.spread_by,
-            allow_unplaced,
+            allow_unplaced: wished.unplaced.is_some(),
             // Asking the ledgers would hold every pin up; who is to let go does so when the settling loop has asked.
             holds: NOTHING_KNOWN,
         };

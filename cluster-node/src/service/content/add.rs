@@ -1,0 +1,238 @@
+//! One add.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cluster_content::{AddOptions, AddedEntry, Adder, CarImporter, ContentError, Entry, Progress, Sink};
+use node_core::command::PinOutcome;
+use node_core::{Cid, ErrorClass, Namespace, NodeId, PinKey, PinOptions, RequestId};
+
+use super::targets::{Held, Targets};
+use crate::service::{Error, PinView, PinWish, Pins};
+
+/// What is to be added, and as what it is pinned.
+#[derive(Debug, Clone)]
+pub struct AddWish {
+    /// Whose pin it becomes.
+    pub namespace: Namespace,
+    /// Which of the pins of its CID.
+    pub slot: String,
+    /// How it is pinned.
+    pub options: PinOptions,
+    /// Makes repetition of the pin safe.
+    pub request_id: Option<RequestId>,
+    /// How it comes.
+    pub format: Format,
+    /// Only hand the blocks over.
+    pub without_pin: bool,
+}
+
+/// How content comes.
+#[derive(Debug, Clone)]
+pub enum Format {
+    /// Files and directories.
+    UnixFs(AddOptions),
+    /// A CAR file.
+    Car,
+}
+
+/// What was added.
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// Its root; none for a CAR file that was only handed over and has not exactly one.
+    pub root: Option<Cid>,
+    /// All roots.
+    pub roots: Vec<Cid>,
+    /// Blocks, repeated ones counted as often as they came.
+    pub blocks: u64,
+    /// Bytes of content; of a CAR file those of its blocks.
+    pub bytes: u64,
+    /// Who holds it.
+    pub held: Held,
+    /// The pin, if it was to be pinned.
+    pub pin: Option<(PinOutcome, PinView)>,
+}
+
+/// An add that is under way. Dropped before its end, nothing is pinned.
+pub struct Adding {
+    pins: Arc<Pins>,
+    wish: AddWish,
+    targets: Arc<Targets>,
+    work: Work,
+    /// Bytes taken.
+    taken: u64,
+}
+
+enum Work {
+    UnixFs(Box<Adder>),
+    Car(Box<CarImporter>),
+}
+
+/// A CID that nobody has, to be placed instead of the one that is not known yet.
+fn unknown_cid() -> Result<Cid, Error> {
+    const RAW_SHA2_256: [u8; 4] = [0x01, 0x55, 0x12, 0x20];
+    let random: [u8; 32] = rand::random();
+    Ok(Cid::from_bytes(&[&RAW_SHA2_256[..], &random[..]].concat())?)
+}
+
+/// Words for what is wrong with the content, or with a node.
+fn told(error: ContentError) -> Error {
+    match error {
+        ContentError::BadEntry { field, value, reason } => Error::invalid(field, value, reason),
+        ContentError::Options(error) => Error::invalid("unixfs", "", error.to_string()),
+        ContentError::Car(error) => Error::invalid("data", "", error.to_string()),
+        error if error.class() == ErrorClass::Permanent => Error::invalid("data", "", error.to_string()),
+        error => Error::precondition(error.to_string()),
+    }
+}
+
+impl Pins {
+    /// Chooses nodes and begins to hand over to them.
+    pub async fn begin_add(
+        self: &Arc<Self>,
+        wish: AddWish,
+        observe: impl FnMut(AddedEntry) + Send + 'static,
+        wait: Duration,
+    ) -> Result<Adding, Error> {
+        let replication = wish.options.replication.resolve(self.shared.settings().replication)?;
+        let explained = self.explain(unknown_cid()?, &wish.options, wait).await?;
+        let chosen: Vec<_> = explained.verdicts.iter().filter(|verdict| verdict.chosen).collect();
+        // Everywhere: one that holds it is enough to begin with, the others fetch it from there.
+        let needed = usize::try_from(replication.min).unwrap_or(1).max(1);
+        if chosen.len() < needed {
+            let reasons = explained.verdicts.iter().filter(|verdict| !verdict.chosen);
+            let reasons: Vec<_> = reasons
+                .map(|verdict| format!("{}: {}", verdict.name, verdict.reason))
+                .collect();
+            return Err(Error::precondition(format!(
+                "{} of the {needed} nodes needed can take it: {}",
+                chosen.len(),
+                reasons.join("; ")
+            )));
+        }
+        let chosen = chosen
+            .into_iter()
+            .map(|verdict| (NodeId(verdict.node), verdict.name.clone()))
+            .collect();
+        let targets = Arc::new(Targets::begin(self, chosen, needed));
+        let sink: Arc<dyn Sink> = targets.clone();
+        let work = match &wish.format {
+            Format::UnixFs(options) => Work::UnixFs(Box::new(
+                Adder::new(options.clone(), sink).map_err(told)?.observe(observe),
+            )),
+            Format::Car => Work::Car(Box::new(CarImporter::new(sink))),
+        };
+        Ok(Adding {
+            pins: self.clone(),
+            wish,
+            targets,
+            work,
+            taken: 0,
+        })
+    }
+}
+
+impl Adding {
+    /// Begins the next file, directory or symlink.
+    pub async fn entry(&mut self, entry: Entry) -> Result<(), Error> {
+        match &mut self.work {
+            Work::UnixFs(adder) => adder.entry(entry).await.map_err(told),
+            Work::Car(_) => Err(Error::invalid("entry", "", "a CAR file has no entries, only data")),
+        }
+    }
+
+    /// Takes bytes of the file that was begun last, or of the CAR file.
+    pub async fn data(&mut self, data: Bytes) -> Result<(), Error> {
+        self.taken += data.len() as u64;
+        match &mut self.work {
+            Work::UnixFs(adder) => adder.write(data).await,
+            Work::Car(importer) => importer.write(data).await,
+        }
+        .map_err(told)
+    }
+
+    /// Bytes taken so far, and how far the blocks of it are.
+    pub fn progress(&self) -> (u64, Progress) {
+        match &self.work {
+            Work::UnixFs(adder) => (self.taken, adder.progress()),
+            Work::Car(importer) => {
+                let so_far = importer.so_far();
+                let progress = Progress {
+                    blocks: so_far.map_or(0, |imported| imported.blocks),
+                    block_bytes: so_far.map_or(0, |imported| imported.block_bytes),
+                    ..Progress::default()
+                };
+                (self.taken, progress)
+            }
+        }
+    }
+
+    /// Ends it: all nodes have all blocks on disk, and the pin is recorded.
+    pub async fn finish(self, wait: Duration) -> Result<Added, Error> {
+        let (roots, blocks, bytes) = match self.work {
+            Work::UnixFs(adder) => {
+                let outcome = adder.finish().await.map_err(told)?;
+                let roots: Vec<_> = outcome.roots.iter().map(|root| root.cid).collect();
+                (roots, outcome.progress.blocks, outcome.progress.content_bytes)
+            }
+            Work::Car(importer) => {
+                let imported = importer.finish().await.map_err(told)?;
+                (imported.roots, imported.blocks, imported.block_bytes)
+            }
+        };
+        let root = match roots.as_slice() {
+            [root] => Some(*root),
+            _ => None,
+        };
+        if root.is_none() && !self.wish.without_pin {
+            let count = roots.len().to_string();
+            return Err(match self.wish.format {
+                Format::UnixFs(_) => Error::invalid(
+                    "path",
+                    count,
+                    "entries at the top: a pin has one root, so wrap them in a directory",
+                ),
+                Format::Car => Error::invalid(
+                    "roots",
+                    count,
+                    "roots in the CAR file: a pin has one; add it without a pin and pin what is wanted of it",
+                ),
+            });
+        }
+        let held = self.targets.finish().await?;
+        let pin = match root.filter(|_| !self.wish.without_pin) {
+            Some(cid) => {
+                let key = PinKey {
+                    namespace: self.wish.namespace,
+                    cid,
+                    slot: self.wish.slot,
+                };
+                let wish = PinWish {
+                    key,
+                    options: self.wish.options,
+                    request_id: self.wish.request_id,
+                    allow_unplaced: false,
+                    held_by: held.nodes.iter().map(|(node, _)| *node).collect(),
+                };
+                Some(self.pins.pin(wish, wait).await?)
+            }
+            None => None,
+        };
+        tracing::info!(
+            pin = root.map(tracing::field::display),
+            bytes,
+            blocks,
+            nodes = held.nodes.len(),
+            "content was added"
+        );
+        Ok(Added {
+            root,
+            roots,
+            blocks,
+            bytes,
+            held,
+            pin,
+        })
+    }
+}
