@@ -26,6 +26,8 @@ pub struct ClusterOptions {
     pub peers: usize,
     /// What they drive.
     pub node: NodeKind,
+    /// What each drives besides.
+    pub beside: NodeKind,
     /// Where everything is kept; a folder with a cluster in it goes on with that. None: a folder that goes at the end.
     pub dir: Option<PathBuf>,
     /// Options of all peers, `section.key` and value.
@@ -39,6 +41,7 @@ impl Default for ClusterOptions {
         Self {
             peers: 3,
             node: NodeKind::Fake,
+            beside: NodeKind::None,
             dir: None,
             set: Vec::new(),
             tags: Vec::new(),
@@ -122,16 +125,20 @@ impl Cluster {
     }
 
     async fn start_nodes(&mut self) -> anyhow::Result<()> {
-        let count = match &self.options.node {
+        let count = |kind: &NodeKind| match kind {
             NodeKind::Urls(urls) => urls.len(),
             NodeKind::None => 0,
             _ => self.options.peers,
         };
+        let of = |kind: &NodeKind, prefix: &'static str| {
+            let kind = kind.clone();
+            (0..count(&kind)).map(move |index| (kind.clone(), index, format!("{prefix}-{}", index + 1)))
+        };
+        let wanted = of(&self.options.node, "node").chain(of(&self.options.beside, "beside"));
         // Side by side, since a real daemon takes a second or two.
-        let starts = (0..count).map(|index| {
-            let (kind, root) = (self.options.node.clone(), self.root.clone());
+        let starts = wanted.map(|(kind, index, name)| {
+            let root = self.root.clone();
             async move {
-                let name = format!("node-{}", index + 1);
                 let node = Node::start(&kind, &root, &name, index).await?;
                 anyhow::Ok(node.map(|node| (name, node)))
             }
@@ -192,14 +199,18 @@ impl Cluster {
     pub async fn try_join(&self, name: &str, token: &str) -> anyhow::Result<Peer> {
         let peer = Peer::new(&self.root, name)?;
         peer.init(Some(token)).await?;
-        self.configure_peer(&peer, Vec::new())?;
+        self.configure_peer(&peer, Vec::new(), None)?;
         peer.launch()?;
         Ok(peer)
     }
 
     /// Writes the configuration of a peer: addresses that stay, its nodes, and what was set for all.
     pub fn configure(&self, index: usize) -> anyhow::Result<()> {
-        self.configure_peer(&self.peers[index], self.node_entries(index))
+        self.configure_peer(
+            &self.peers[index],
+            self.node_entries(index),
+            self.embedded_address(index),
+        )
     }
 
     /// Sets an option of all peers. It is in the file after [`Cluster::configure`], and in effect after a restart.
@@ -208,7 +219,7 @@ impl Cluster {
         self.options.set.push((key.to_owned(), value.to_owned()));
     }
 
-    fn configure_peer(&self, peer: &Peer, nodes: Vec<Value>) -> anyhow::Result<()> {
+    fn configure_peer(&self, peer: &Peer, nodes: Vec<Value>, embedded: Option<&str>) -> anyhow::Result<()> {
         let mut config = peer.configuration()?;
         // The file of `init` names the usual ports, which are for one peer on a machine.
         let fresh = !peer.dir().join("cluster").exists();
@@ -220,6 +231,18 @@ impl Cluster {
             }
         }
         section(&mut config, "peer")?.insert("name".into(), Value::String(peer.name().to_owned()));
+        if let Some(listen) = embedded.and_then(embedded_listen) {
+            let section = section(&mut config, "embedded")?;
+            section.insert("listen".into(), listen);
+            // Nothing outside of this machine is known or asked.
+            section.insert("bootstrap".into(), Value::Array(Vec::new()));
+            section.insert("dht".into(), Value::String("lan".into()));
+            for key in ["gateway_listen", "rpc_listen"] {
+                if fresh || !section.contains_key(key) {
+                    section.insert(key.into(), Value::String(free_address()?.to_string()));
+                }
+            }
+        }
         for (key, value) in &self.options.set {
             let (name, key) = key
                 .split_once('.')
@@ -232,6 +255,19 @@ impl Cluster {
         peer.configure(&config)
     }
 
+    /// Where the embedded node of a peer is reached; none for a peer that has none.
+    pub fn embedded_address(&self, index: usize) -> Option<&str> {
+        let own = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| at % self.options.peers == index);
+        own.map(|(_, (_, node))| node).find_map(|node| match node {
+            Node::Embedded(address) => Some(address.as_str()),
+            _ => None,
+        })
+    }
+
     /// The nodes that a peer drives, as its configuration names them.
     fn node_entries(&self, index: usize) -> Vec<Value> {
         self.nodes
@@ -241,7 +277,11 @@ impl Cluster {
             .map(|(at, (name, node))| {
                 let mut entry = Table::new();
                 entry.insert("name".into(), Value::String(name.clone()));
-                entry.insert("api".into(), Value::String(node.address().to_owned()));
+                if let Node::Embedded(_) = node {
+                    entry.insert("kind".into(), Value::String("embedded".into()));
+                } else {
+                    entry.insert("api".into(), Value::String(node.address().to_owned()));
+                }
                 if let Some(tags) = self.options.tags.get(at) {
                     let tags = tags
                         .iter()
@@ -432,4 +472,14 @@ fn parse_value(text: &str) -> Value {
     parsed
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// Where an embedded node at this address listens: TCP and QUIC at the same port.
+fn embedded_listen(address: &str) -> Option<Value> {
+    let port = address.rsplit('/').next()?;
+    let quic = format!("/ip4/127.0.0.1/udp/{port}/quic-v1");
+    Some(Value::Array(vec![
+        Value::String(address.to_owned()),
+        Value::String(quic),
+    ]))
 }

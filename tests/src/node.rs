@@ -15,6 +15,8 @@ use crate::ports::free_address;
 /// What the peers of a cluster drive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum NodeKind {
+    /// The node inside each peer.
+    Embedded,
     /// A real Kubo daemon each.
     Kubo,
     /// A fake Kubo each, inside the test.
@@ -30,6 +32,8 @@ pub enum NodeKind {
 
 /// One storage node.
 pub enum Node {
+    /// The node inside a peer, and where other nodes reach it.
+    Embedded(String),
     /// A real daemon.
     Kubo(Box<KuboDaemon>),
     /// A fake inside this process.
@@ -90,6 +94,10 @@ impl Node {
     pub async fn start(kind: &NodeKind, root: &Path, name: &str, index: usize) -> anyhow::Result<Option<Self>> {
         let folder = root.join(name);
         Ok(Some(match kind {
+            NodeKind::Embedded => {
+                let port = address_of(&folder)?.port();
+                Self::Embedded(format!("/ip4/127.0.0.1/tcp/{port}"))
+            }
             NodeKind::Kubo => Self::Kubo(Box::new(KuboDaemon::start(&folder).await?)),
             NodeKind::Fake => {
                 let options = FakeOptions {
@@ -109,9 +117,10 @@ impl Node {
         }))
     }
 
-    /// Its RPC.
+    /// Its RPC; of an embedded node, which has none, where other nodes connect.
     pub fn address(&self) -> &str {
         match self {
+            Self::Embedded(address) => address,
             Self::Kubo(daemon) => daemon.address(),
             Self::Fake(fake) => fake.address(),
             Self::FakeProcess(fake) => &fake.address,
@@ -122,6 +131,7 @@ impl Node {
     /// What it is, in the words of `up`.
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Embedded(_) => "embedded",
             Self::Kubo(_) => "kubo",
             Self::Fake(_) | Self::FakeProcess(_) => "fake",
             Self::Url(_) => "url",
@@ -133,7 +143,7 @@ impl Node {
         match self {
             Self::Kubo(daemon) => daemon.pid(),
             Self::FakeProcess(fake) => Some(fake.pid()),
-            Self::Fake(_) | Self::Url(_) => None,
+            Self::Embedded(_) | Self::Fake(_) | Self::Url(_) => None,
         }
     }
 
@@ -145,7 +155,8 @@ impl Node {
                 fake.down().await;
                 save_pins(fake, &root.join(name))
             }
-            Self::FakeProcess(_) | Self::Url(_) => Ok(()),
+            // It stops with its peer.
+            Self::Embedded(_) | Self::FakeProcess(_) | Self::Url(_) => Ok(()),
         }
     }
 }

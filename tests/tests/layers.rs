@@ -51,6 +51,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "cluster-consensus",
             "cluster-content",
             "cluster-dag",
+            "cluster-embedded",
+            "cluster-gateway",
         ],
     ),
     ("cluster-ctl", &["node-core", "cluster-proto"]),

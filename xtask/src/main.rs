@@ -15,7 +15,7 @@ use build::{Profile, Selection};
 const HELP: &str = "\
 cargo xtask TASK [OPTIONS]
 
-  demo    three peers with a real IPFS node each; pins, kills the leader, shows that nothing is lost
+  demo    three peers with an IPFS node each; pins, kills the leader, shows that nothing is lost (`demo --help`)
   test    all tests, those with real IPFS nodes too; options go to `cargo test`
   up      a cluster to play with, until SIGTERM; one JSON line when it is ready (`up --help`)
   bench   the numbers, in a release build (`bench --help`)
@@ -97,8 +97,7 @@ fn run(task: &str, rest: &[OsString]) -> anyhow::Result<ExitCode> {
 /// Whether a real IPFS node will be started.
 fn needs_kubo(task: &str, rest: &[OsString]) -> bool {
     match task {
-        "demo" => true,
-        "up" => {
+        "demo" | "up" => {
             let given = rest.iter().enumerate().find_map(|(at, argument)| {
                 let argument = argument.to_string_lossy();
                 if argument == "--node" {
@@ -106,7 +105,7 @@ fn needs_kubo(task: &str, rest: &[OsString]) -> bool {
                 }
                 argument.strip_prefix("--node=").map(str::to_owned)
             });
-            given.is_none_or(|kind| kind == "kubo")
+            given.is_some_and(|kinds| kinds.split(',').any(|kind| kind == "kubo"))
         }
         // One of its lines drives a real node, unless it is the short form.
         _ => !rest.iter().any(|argument| argument == "--short"),

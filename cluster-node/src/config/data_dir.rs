@@ -34,6 +34,11 @@ impl DataDir {
         self.root.join("cluster")
     }
 
+    /// The embedded IPFS node: its key and its blocks.
+    pub fn node(&self) -> PathBuf {
+        self.root.join("node")
+    }
+
     /// The token of a peer that is to join, mode 0600; removed once it was used.
     pub fn join_token(&self) -> PathBuf {
         self.root.join("join.token")

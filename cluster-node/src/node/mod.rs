@@ -2,6 +2,7 @@
 
 mod admission;
 mod channels;
+mod embedded;
 mod join;
 mod limits;
 mod observe;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cluster_consensus::{Consensus, ConsensusConfig, OwnRuntime, RaftPeer, RuntimeOptions};
+use cluster_ipfs::IpfsNode;
 use cluster_security::{ConnectorOptions, Identity, PeerConnector, PeerTls, secret_file};
 use cluster_storage::ledger::{Ledger, LedgerOptions};
 use cluster_storage::lower_priority;
@@ -33,12 +35,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DataDir};
 use crate::service::{
-    FleetView, Gather, LoopSettings, Loops, NodeFactory, PeerDirectory, Pins, Proposer, ProposerLimits, Reads, Shared,
-    StateWanted, WAIT_DEFAULT,
+    Fellows, FleetView, Gather, LoopSettings, Loops, NodeFactory, PeerDirectory, Pins, Proposer, ProposerLimits, Reads,
+    Shared, StateWanted, WAIT_DEFAULT,
 };
 use crate::telemetry::{Health, HttpServer, Metrics};
 use admission::Admission;
 use channels::{AddressBook, Channels};
+use embedded::{Embedded, TellFellows, driven};
 use limits::ConfiguredLimits;
 use observe::{CountAttempts, CountProposals, Scraped, kubo_observer};
 use serve::{Serving, serve_clients, serve_peers};
@@ -107,7 +110,19 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         on_thread_start: lower_priority,
     })
     .context("the worker's threads can't be started")?;
-    let pins = build(&config, own, &metrics, &stores, &directory, worker_runtime.handle());
+    let embedded = match stop.run_until_cancelled(Embedded::start(&dir, &config)).await {
+        Some(embedded) => embedded?,
+        None => return Ok(()),
+    };
+    let pins = build(
+        &config,
+        own,
+        &metrics,
+        &stores,
+        &directory,
+        worker_runtime.handle(),
+        driven(&embedded),
+    );
     pins.refresh()?;
     let Stores { consensus, ledger, .. } = stores;
 
@@ -133,6 +148,7 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         stop: stop.clone(),
         peers,
         worker_runtime,
+        embedded,
         clients: None,
         admission: admission.clone(),
     };
@@ -151,6 +167,10 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         report_interval: config.worker.report_interval,
         voters_max: config.raft.voters_max as usize,
         voter_lost_after: config.raft.voter_lost_after,
+        fellows: running
+            .embedded
+            .as_ref()
+            .map(|embedded| Arc::new(TellFellows(embedded.node.clone())) as Arc<dyn Fellows>),
     };
     let failing = health.clone();
     Loops::start(
@@ -194,6 +214,7 @@ struct Running {
     stop: CancellationToken,
     peers: Serving,
     worker_runtime: OwnRuntime,
+    embedded: Option<Embedded>,
     clients: Option<Serving>,
     admission: Admission,
 }
@@ -252,6 +273,9 @@ impl Running {
             tracing::warn!(%error, "the worker did not stop cleanly; its ledger is safe all the same");
         }
         self.worker_runtime.stop(share / 2).await;
+        if let Some(embedded) = self.embedded {
+            embedded.stop(share).await;
+        }
         // Before Raft: its requests hold Raft, log and state, which are to be closed.
         if !self.peers.stop(share / 2).await {
             tracing::info!("connections of other peers that are still open are cut");
@@ -414,6 +438,7 @@ fn build(
     stores: &Stores,
     directory: &Arc<PeerDirectory>,
     worker_runtime: tokio::runtime::Handle,
+    embedded: Option<Arc<dyn IpfsNode>>,
 ) -> Arc<Pins> {
     let Stores {
         consensus,
@@ -462,6 +487,7 @@ fn build(
         own,
         Arc::new(ConfiguredLimits(config.clone())),
         kubo_observer(metrics.clone()),
+        embedded,
     );
     let scraped = Scraped::new(
         worker.clone(),

@@ -22,7 +22,7 @@ use super::settle::Settler;
 use super::{Error, Heard, Pins, WAIT_DEFAULT};
 
 /// Settings of the loops.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LoopSettings {
     /// How this peer introduces itself.
     pub introduce: NewPeer,
@@ -34,7 +34,21 @@ pub struct LoopSettings {
     pub voters_max: usize,
     /// A voter that is silent for so long is replaced by a learner.
     pub voter_lost_after: Duration,
+    /// The embedded node, if there is one.
+    pub fellows: Option<Arc<dyn Fellows>>,
 }
+
+/// What wants to know where the other IPFS nodes of the cluster are.
+pub trait Fellows: Send + Sync {
+    /// Multiaddrs of all of them, instead of what was told before.
+    fn told(&self, addresses: Vec<String>);
+}
+
+/// How often the addresses of the other nodes are asked for. They change when nodes come, go or move.
+const FELLOWS_EVERY: Duration = Duration::from_secs(10);
+
+/// The same while none is known: a node that has just begun is to fetch from the others at once.
+const FELLOWS_SOON: Duration = Duration::from_millis(500);
 
 /// Told when a loop ends that should run until the peer stops: which one, and why.
 pub type OnEnd = Arc<dyn Fn(&'static str, String) + Send + Sync>;
@@ -72,6 +86,13 @@ impl Loops {
             Settler::new(this.pins.clone()).run().await
         });
         loops.spawn(tasks, "voters", |this| async move { this.keep_voters().await });
+        if let Some(fellows) = loops.settings.fellows.clone() {
+            loops.spawn(
+                tasks,
+                "fellows",
+                |this| async move { this.tell_fellows(&*fellows).await },
+            );
+        }
     }
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(
@@ -142,6 +163,27 @@ impl Loops {
             {
                 complain(&mut refused, leader.peer.peer_id, &error);
             }
+        }
+    }
+
+    /// Tells the embedded node where the cluster's other nodes are, attached ones too: what they hold is had from them.
+    async fn tell_fellows(&self, fellows: &dyn Fellows) {
+        let mut told = Vec::new();
+        loop {
+            let leader = self.pins.consensus.leader().leader.map(|leader| leader.peer.peer_id);
+            let (seen, _) = self.pins.fleet_seen(leader).await;
+            let own = self.pins.directory.own();
+            let others = seen.into_iter().filter(|(peer, _)| *peer != own);
+            let nodes = others.flat_map(|(_, seen)| seen.nodes);
+            let mut addresses: Vec<String> = nodes.flat_map(|node| node.addresses).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            if addresses != told {
+                told.clone_from(&addresses);
+                fellows.told(addresses);
+            }
+            let pause = if told.is_empty() { FELLOWS_SOON } else { FELLOWS_EVERY };
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -151,7 +151,7 @@ impl Pins {
     }
 
     /// What the leader has heard; what this peer knows of itself when the leader does not answer.
-    async fn fleet_seen(&self, leader: Option<PeerId>) -> (BTreeMap<PeerId, PeerSeen>, bool) {
+    pub(super) async fn fleet_seen(&self, leader: Option<PeerId>) -> (BTreeMap<PeerId, PeerSeen>, bool) {
         let own = self.directory.own();
         let by_id = |peers: Vec<PeerSeen>| {
             peers

@@ -39,7 +39,7 @@ pub use error::Error;
 pub use fleet::{FleetView, Heard, HeardNode};
 pub use gather::{ENTRIES_CHUNK, Gather, put_entry};
 pub use list::{LIST_CHUNK, ListChunk, ListRequest, PinFilter};
-pub use loops::{LoopSettings, Loops, OnEnd};
+pub use loops::{Fellows, LoopSettings, Loops, OnEnd};
 pub use members::{ClusterView, JoinAnswer, NodeWish, PeerRole, PeerView, Problem, Severity, check_wire_version};
 pub use names::NodeNames;
 pub use nodes::{NodeFactory, NodeLimits, ObserverOf};

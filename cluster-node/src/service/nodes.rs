@@ -17,6 +17,9 @@ use parking_lot::Mutex;
 
 use super::Error;
 
+/// The kind of the node inside a peer.
+const EMBEDDED: &str = "embedded";
+
 /// Settings and limits of nodes, from this peer's configuration.
 pub trait NodeLimits: Send + Sync + 'static {
     /// The worker's settings for a node of this cluster.
@@ -36,13 +39,21 @@ pub struct NodeFactory {
     limits: Arc<dyn NodeLimits>,
     observer: ObserverOf,
     own: PeerId,
+    /// The node inside this peer.
+    embedded: Option<Arc<dyn IpfsNode>>,
     known: Mutex<HashMap<NodeId, Known>>,
 }
 
 impl NodeFactory {
     /// Nothing built yet.
-    pub fn new(own: PeerId, limits: Arc<dyn NodeLimits>, observer: ObserverOf) -> Self {
+    pub fn new(
+        own: PeerId,
+        limits: Arc<dyn NodeLimits>,
+        observer: ObserverOf,
+        embedded: Option<Arc<dyn IpfsNode>>,
+    ) -> Self {
         Self {
+            embedded,
             limits,
             observer,
             own,
@@ -63,7 +74,10 @@ impl NodeFactory {
                 |old: &StorageNode| (&old.api, &old.auth_file, &old.kind) == (&node.api, &node.auth_file, &node.kind);
             let client = match known.remove(&node.id).filter(|(old, _)| same(old)) {
                 Some((_, client)) => client,
-                None => Arc::new(self.attach(&node)) as Arc<dyn IpfsNode>,
+                None => match &self.embedded {
+                    Some(embedded) if node.kind == EMBEDDED => embedded.clone(),
+                    _ => Arc::new(self.attach(&node)) as Arc<dyn IpfsNode>,
+                },
             };
             driven.push((self.limits.settings(&node, cluster_id), client.clone()));
             kept.insert(node.id, (node, client));
@@ -133,6 +147,12 @@ struct Plan {
 
 impl Plan {
     async fn build(&self) -> Result<KuboClient, Error> {
+        if self.kind == EMBEDDED {
+            return Err(Error::precondition(
+                "the configuration of the peer has no [[node]] section of the kind \"embedded\" any more; put it back and \
+                 restart the peer, or take the node out with `cluster-ctl node rm`",
+            ));
+        }
         if self.kind != "kubo" {
             return Err(Error::invalid(
                 "kind",

@@ -20,8 +20,14 @@ struct Arguments {
     /// How many peers
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
     peers: u8,
-    /// What they drive: `kubo` or `fake`, one for each peer, or URLs of running nodes, dealt out to the peers in turn
-    #[arg(long, value_name = "kubo|fake|URL,…", default_value = "kubo", value_delimiter = ',')]
+    /// What they drive: `embedded`, `kubo` or `fake`, one for each peer, or URLs of running nodes, dealt out to the peers in
+    /// turn. `embedded,kubo`: both in each peer
+    #[arg(
+        long,
+        value_name = "embedded|kubo|fake|URL,…",
+        default_value = "embedded",
+        value_delimiter = ','
+    )]
     node: Vec<String>,
     /// Keep everything here; the next `up` with this folder goes on from it [default: nothing is kept]
     #[arg(long, value_name = "DIR")]
@@ -31,17 +37,21 @@ struct Arguments {
     set: Vec<(String, String)>,
 }
 
-fn kind(given: Vec<String>) -> anyhow::Result<NodeKind> {
+/// What each peer drives, and what it drives besides.
+fn kinds(given: Vec<String>) -> anyhow::Result<(NodeKind, NodeKind)> {
     match given.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["kubo"] => Ok(NodeKind::Kubo),
-        ["fake"] => Ok(NodeKind::Fake),
+        ["embedded"] => Ok((NodeKind::Embedded, NodeKind::None)),
+        ["embedded", "kubo"] => Ok((NodeKind::Embedded, NodeKind::Kubo)),
+        ["embedded", "fake"] => Ok((NodeKind::Embedded, NodeKind::Fake)),
+        ["kubo"] => Ok((NodeKind::Kubo, NodeKind::None)),
+        ["fake"] => Ok((NodeKind::Fake, NodeKind::None)),
         several => {
             let wrong = several.iter().find(|url| !url.contains('/') && !url.contains(':'));
             ensure!(
                 wrong.is_none(),
-                "--node takes `kubo`, `fake`, or addresses; {wrong:?} is none of these"
+                "--node takes `embedded`, `kubo`, `fake`, `embedded,kubo`, or addresses; {wrong:?} is none of these"
             );
-            Ok(NodeKind::Urls(given))
+            Ok((NodeKind::Urls(given), NodeKind::None))
         }
     }
 }
@@ -52,9 +62,11 @@ async fn main() -> anyhow::Result<()> {
     // Before anything is started, so that nothing is left behind by an early signal.
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
+    let (node, beside) = kinds(arguments.node)?;
     let options = ClusterOptions {
         peers: arguments.peers.into(),
-        node: kind(arguments.node)?,
+        node,
+        beside,
         dir: arguments.dir,
         set: arguments.set,
         ..ClusterOptions::default()
