@@ -268,6 +268,23 @@ impl Cluster {
         })
     }
 
+    /// Where the gateway of the embedded node of a peer listens, `http://…`.
+    pub fn gateway(&self, index: usize) -> anyhow::Result<String> {
+        self.embedded_listener(index, "gateway_listen")
+    }
+
+    /// Where the embedded node of a peer serves its part of Kubo's RPC, `http://…`.
+    pub fn embedded_rpc(&self, index: usize) -> anyhow::Result<String> {
+        self.embedded_listener(index, "rpc_listen")
+    }
+
+    fn embedded_listener(&self, index: usize, key: &str) -> anyhow::Result<String> {
+        let config = self.peers[index].configuration()?;
+        let section = config.get("embedded").and_then(Value::as_table);
+        let address = section.and_then(|section| section.get(key)?.as_str());
+        Ok(format!("http://{}", address.context("the peer has no embedded node")?))
+    }
+
     /// The nodes that a peer drives, as its configuration names them.
     fn node_entries(&self, index: usize) -> Vec<Value> {
         self.nodes

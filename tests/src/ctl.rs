@@ -20,6 +20,13 @@ pub struct Ctl {
     api: String,
 }
 
+/// What a run gave, with stdout as bytes.
+struct RawOutput {
+    code: i32,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
 /// What a run gave.
 #[derive(Debug, Clone)]
 pub struct Output {
@@ -42,6 +49,15 @@ impl Ctl {
 
     /// Runs it, with whatever exit code.
     pub async fn try_run(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let RawOutput { code, stdout, stderr } = self.raw(arguments).await?;
+        Ok(Output {
+            code,
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stderr,
+        })
+    }
+
+    async fn raw(&self, arguments: &[&str]) -> anyhow::Result<RawOutput> {
         let child = Command::new(&self.program)
             .args(["--api", &self.api])
             .args(arguments)
@@ -53,11 +69,24 @@ impl Ctl {
             .await
             .with_context(|| format!("`cluster-ctl {}` did not end within {LIMIT:?}", arguments.join(" ")))?
             .context("cannot run cluster-ctl")?;
-        Ok(Output {
+        Ok(RawOutput {
             code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stdout: output.stdout,
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
+    }
+
+    /// Runs it; it must succeed. Returns what it wrote, which may be no text.
+    pub async fn bytes(&self, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+        let output = self.raw(arguments).await?;
+        ensure!(
+            output.code == 0,
+            "`cluster-ctl {}` ended with {}: {}",
+            arguments.join(" "),
+            output.code,
+            output.stderr
+        );
+        Ok(output.stdout)
     }
 
     /// Runs it; it must succeed. Returns its stdout.

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster_content::{AddOptions, AddedEntry, Adder, CarImporter, ContentError, Entry, Progress, Sink};
+use cluster_proto::peer::v1::Verdict;
 use node_core::command::PinOutcome;
 use node_core::{Cid, ErrorClass, Namespace, NodeId, PinKey, PinOptions, RequestId};
 
-use super::targets::{Held, Targets};
+use super::targets::{Held, Open, Targets};
 use crate::service::{Error, PinView, PinWish, Pins};
 
 /// What is to be added, and as what it is pinned.
@@ -97,25 +98,17 @@ impl Pins {
     ) -> Result<Adding, Error> {
         let replication = wish.options.replication.resolve(self.shared.settings().replication)?;
         let explained = self.explain(unknown_cid()?, &wish.options, wait).await?;
-        let chosen: Vec<_> = explained.verdicts.iter().filter(|verdict| verdict.chosen).collect();
         // Everywhere: one that holds it is enough to begin with, the others fetch it from there.
         let needed = usize::try_from(replication.min).unwrap_or(1).max(1);
-        if chosen.len() < needed {
-            let reasons = explained.verdicts.iter().filter(|verdict| !verdict.chosen);
-            let reasons: Vec<_> = reasons
-                .map(|verdict| format!("{}: {}", verdict.name, verdict.reason))
-                .collect();
+        let (open, refused) = self.open_intakes(&explained.verdicts).await;
+        if open.len() < needed {
             return Err(Error::precondition(format!(
                 "{} of the {needed} nodes needed can take it: {}",
-                chosen.len(),
-                reasons.join("; ")
+                open.len(),
+                refused.join("; ")
             )));
         }
-        let chosen = chosen
-            .into_iter()
-            .map(|verdict| (NodeId(verdict.node), verdict.name.clone()))
-            .collect();
-        let targets = Arc::new(Targets::begin(self, chosen, needed));
+        let targets = Arc::new(Targets::begin(open, needed));
         let sink: Arc<dyn Sink> = targets.clone();
         let work = match &wish.format {
             Format::UnixFs(options) => Work::UnixFs(Box::new(
@@ -130,6 +123,43 @@ impl Pins {
             work,
             taken: 0,
         })
+    }
+}
+
+impl Pins {
+    /// Begins to hand over to the nodes that were chosen, and instead of each that does not take it, to the next best: a
+    /// node that has just died is noticed here first.
+    async fn open_intakes(&self, verdicts: &[Verdict]) -> (Vec<Open>, Vec<String>) {
+        let wanted = verdicts.iter().filter(|verdict| verdict.chosen).count();
+        let mut candidates: Vec<_> = verdicts
+            .iter()
+            .filter(|verdict| verdict.chosen || verdict.rank > 0)
+            .collect();
+        candidates.sort_by_key(|verdict| (!verdict.chosen, verdict.rank));
+        let unusable = verdicts.iter().filter(|verdict| !verdict.chosen && verdict.rank == 0);
+        let mut refused: Vec<_> = unusable
+            .map(|verdict| format!("{}: {}", verdict.name, verdict.reason))
+            .collect();
+        let mut open = Vec::new();
+        let mut candidates = candidates.into_iter();
+        while open.len() < wanted {
+            let some: Vec<_> = candidates.by_ref().take(wanted - open.len()).collect();
+            if some.is_empty() {
+                break;
+            }
+            let opened = some.iter().map(|verdict| self.intake(NodeId(verdict.node)));
+            let opened = futures::future::join_all(opened).await;
+            for (verdict, opened) in some.into_iter().zip(opened) {
+                match opened {
+                    Ok(intake) => open.push((NodeId(verdict.node), verdict.name.clone(), intake)),
+                    Err(error) => {
+                        tracing::warn!(name = %verdict.name, error = %error.message, "a node takes no part in an add");
+                        refused.push(format!("{}: {}", verdict.name, error.message));
+                    }
+                }
+            }
+        }
+        (open, refused)
     }
 }
 

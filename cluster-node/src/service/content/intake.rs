@@ -22,6 +22,9 @@ pub const INGEST_BLOCKS_MAX: usize = 1_024;
 /// Messages to another peer that wait to be sent. One is a batch of an add: about 2 MiB.
 const MESSAGES_WAITING_MAX: usize = 2;
 
+/// How long a peer that is to take blocks may keep silent at first.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+
 /// How long another peer may take no blocks, and how long it may take to say that all are stored.
 const STALL: Duration = Duration::from_secs(120);
 
@@ -56,11 +59,11 @@ impl Pins {
         };
         // There is room: the channel is new.
         let _ = messages.try_send(first);
-        let opened = tokio::time::timeout(STALL, link.ingest(ReceiverStream::new(queue))).await;
+        let opened = tokio::time::timeout(OPEN_LIMIT, link.ingest(ReceiverStream::new(queue))).await;
         let answers = match opened {
             Ok(Ok(answers)) => answers.into_inner(),
             Ok(Err(status)) => return Err(unreachable(status.message().to_owned())),
-            Err(_) => return Err(unreachable(format!("it did not answer for {STALL:?}"))),
+            Err(_) => return Err(unreachable(format!("it did not answer for {OPEN_LIMIT:?}"))),
         };
         Ok(Box::new(RemoteIntake {
             messages: Some(messages),

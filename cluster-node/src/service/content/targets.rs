@@ -1,20 +1,22 @@
 //! The nodes of an add, and what became of them.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use cluster_content::{Sink, StoreError};
 use cluster_dag::Block;
+use cluster_ipfs::Intake;
 use node_core::{ErrorClass, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::service::{Error, Pins};
+use crate::service::Error;
 
 /// Batches that wait for one node, so that a node which syncs does not hold up the others at once. A batch is about 2 MiB
 /// at most.
 const BATCHES_WAITING_MAX: usize = 2;
+
+/// A node that takes blocks, and its name.
+pub(super) type Open = (NodeId, String, Box<dyn Intake>);
 
 /// What a node is sent.
 enum Order {
@@ -55,10 +57,10 @@ pub(super) struct Targets {
 
 impl Targets {
     /// Begins to hand over to these nodes, of which so many must hold it all in the end.
-    pub(super) fn begin(pins: &Arc<Pins>, nodes: Vec<(NodeId, String)>, needed: usize) -> Self {
-        let targets = nodes.into_iter().map(|(node, name)| {
+    pub(super) fn begin(nodes: Vec<Open>, needed: usize) -> Self {
+        let targets = nodes.into_iter().map(|(node, name, intake)| {
             let (orders, queue) = mpsc::channel(BATCHES_WAITING_MAX);
-            let task = tokio::spawn(drive(pins.clone(), node, queue));
+            let task = tokio::spawn(drive(intake, queue));
             Target {
                 node,
                 name,
@@ -142,8 +144,7 @@ impl Target {
 
 /// Hands what comes to one node. Ends well only after [`Order::Finish`]: an add that breaks off leaves no node that seems
 /// to hold it.
-async fn drive(pins: Arc<Pins>, node: NodeId, mut orders: mpsc::Receiver<Order>) -> Result<(), String> {
-    let mut intake = pins.intake(node).await.map_err(|error| error.message)?;
+async fn drive(mut intake: Box<dyn Intake>, mut orders: mpsc::Receiver<Order>) -> Result<(), String> {
     while let Some(order) = orders.recv().await {
         match order {
             Order::Put(blocks) => intake.put(blocks).await.map_err(|error| error.message)?,
