@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cluster_node::telemetry::{Metrics, RocksDbSizes};
+use cluster_node::telemetry::{EmbeddedNumbers, Metrics, RocksDbSizes};
 use node_core::{ErrorClass, Status};
 
 fn deploy() -> PathBuf {
@@ -55,6 +55,7 @@ fn series() -> BTreeSet<String> {
     metrics.set_raft_queue_bytes(1);
     metrics.snapshots(1, 1);
     metrics.set_rocksdb("log", RocksDbSizes::default());
+    metrics.set_embedded("node", &EmbeddedNumbers::default());
     let text = metrics.encode().expect("encoded");
     let names = text.lines().filter(|line| !line.starts_with('#'));
     names

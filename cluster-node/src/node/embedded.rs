@@ -15,6 +15,7 @@ use node_core::Cid;
 
 use crate::config::{Announce, Config, DataDir, Dht, NodeKind};
 use crate::service::Fellows;
+use crate::telemetry::{EmbeddedNumbers, Metrics};
 
 /// Threads of the embedded node: the network, hashing of what comes in, and its loops.
 const THREADS_MAX: usize = 8;
@@ -179,6 +180,38 @@ impl Fellows for TellFellows {
             tracing::warn!(%error, "the other nodes of the cluster were not told to the embedded node");
         }
     }
+}
+
+/// How often the node's numbers are brought up to date. They are asked of several tasks, so not at each scrape.
+const NUMBERS_EVERY: Duration = Duration::from_secs(5);
+
+/// Keeps the metrics of the node up to date. Ends when the node is shut down.
+pub async fn tell_numbers(node: EmbeddedNode, name: String, metrics: Metrics) {
+    while let Ok(report) = node.report().await {
+        metrics.set_embedded(
+            &name,
+            &EmbeddedNumbers {
+                blocks: report.usage.blocks,
+                bytes: report.usage.bytes,
+                disk_bytes: report.disk_bytes,
+                disk_max_bytes: report.disk_max_bytes,
+                intake_stopped: report.intake_stopped.is_some(),
+                walks: report.walks.len() as u64,
+                peers: report.swarm.peers.len() as u64,
+                bytes_in: report.swarm.bytes_in,
+                bytes_out: report.swarm.bytes_out,
+                offences: report.swarm.offences,
+                gateway_blocks: report.fetched.gateway_blocks,
+                collected_blocks: report.gc.deleted_blocks,
+                announce_behind: report.announce.behind,
+                announce_late_seconds: report.announce.late.as_secs_f64(),
+                corrupt: report.scrub.corrupt,
+            },
+        );
+        tokio::time::sleep(NUMBERS_EVERY).await;
+    }
+    // Never a reason for the peer to stop: what fails here is logged where it fails.
+    std::future::pending().await
 }
 
 /// The node as something to drive.

@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, DataDir};
+use crate::config::{Config, DataDir, NodeKind};
 use crate::service::{
     Fellows, FleetView, Gather, LoopSettings, Loops, NodeFactory, PeerDirectory, Pins, Proposer, ProposerLimits, Reads,
     Shared, StateWanted, WAIT_DEFAULT,
@@ -41,7 +41,7 @@ use crate::service::{
 use crate::telemetry::{Health, HttpServer, Metrics};
 use admission::Admission;
 use channels::{AddressBook, Channels};
-use embedded::{Embedded, TellFellows, driven};
+use embedded::{Embedded, TellFellows, driven, tell_numbers};
 use limits::ConfiguredLimits;
 use observe::{CountAttempts, CountProposals, Scraped, kubo_observer};
 use serve::{Serving, serve_clients, serve_peers};
@@ -185,6 +185,12 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         watch_readiness(pins.clone(), consensus_ready, health.clone()),
     );
     running.watch("ledger", watch_ledger(ledger, ledger_writes, health.clone()));
+    if let Some(embedded) = &running.embedded {
+        let name = config.nodes.iter().find(|node| node.kind == NodeKind::Embedded);
+        let name = name.map(|node| node.name.clone()).unwrap_or_default();
+        let told = tell_numbers(embedded.node.clone(), name, running.metrics.clone());
+        running.watch("numbers of the embedded node", told);
+    }
     let worker = pins.worker.clone();
     running.watch("worker", async move { worker.ended().await });
     running.watch("proposer", pins.proposer.ended());

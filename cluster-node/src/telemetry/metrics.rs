@@ -20,6 +20,8 @@ use prometheus_client::metrics::histogram::{self, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::embedded::{EmbeddedGauges, EmbeddedNumbers};
+
 /// A distribution.
 type Histogram = histogram::Histogram;
 type FloatGauge = Gauge<f64, AtomicU64>;
@@ -131,6 +133,7 @@ struct Inner {
     grpc_requests: Family<GrpcLabels, Counter>,
     grpc_seconds: Family<MethodLabels, Histogram>,
     grpc_in_flight: Gauge,
+    embedded: EmbeddedGauges,
 }
 
 /// From a tenth of a millisecond to 13 s.
@@ -192,6 +195,7 @@ impl Metrics {
             grpc_requests: Family::default(),
             grpc_seconds: Family::new_with_constructor(fast_buckets),
             grpc_in_flight: Gauge::default(),
+            embedded: EmbeddedGauges::default(),
         };
         let inner = inner.register(peer, version);
         Self { inner: Arc::new(inner) }
@@ -316,6 +320,11 @@ impl Metrics {
         self.inner.raft_apply_lag.set(clamp(committed.saturating_sub(applied)));
     }
 
+    /// How the embedded node of this name is.
+    pub fn set_embedded(&self, node: &str, numbers: &EmbeddedNumbers) {
+        self.inner.embedded.set(node, numbers);
+    }
+
     /// Bytes of operations that wait to be proposed.
     pub fn set_raft_queue_bytes(&self, bytes: u64) {
         self.inner.raft_queue_bytes.set(clamp(bytes));
@@ -395,6 +404,7 @@ impl Inner {
         ]);
         let r = &mut self.registry;
         r.register("build", "What runs here", build);
+        self.embedded.register(r);
         r.register("queue_pins", "Pins by storage node and status", self.queue.clone());
         r.register_with_unit(
             "queue_oldest",

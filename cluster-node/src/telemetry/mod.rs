@@ -3,12 +3,14 @@
 //! Nothing here is global but the log subscriber: each peer has its own [`Metrics`] and [`Health`], so that several run
 //! in one process in tests.
 
+mod embedded;
 mod grpc;
 mod health;
 mod http;
 mod log;
 mod metrics;
 
+pub use embedded::EmbeddedNumbers;
 pub use grpc::{GrpcMetrics, GrpcMetricsLayer};
 pub use health::{Condition, Health, Reason};
 pub use http::{HttpServer, HttpServerError};
