@@ -271,8 +271,8 @@ impl Consensus {
         let inner = &self.inner;
         let applied = inner.machine.applied_id();
         let standing = {
-            let metrics = inner.raft.metrics();
-            let metrics = metrics.borrow_watched();
+            let watched = inner.raft.metrics();
+            let metrics = watched.borrow_watched();
             if !metrics.state.is_leader() {
                 return None;
             }

@@ -300,10 +300,11 @@ impl Pins {
         // What the drivers hold is no part of the replicated state, so they are asked while the state is made sure of,
         // by where it last said that they are: mostly that is still so.
         let guessed = drivers(&names, pinset::placement(&*self.reads.stale(), &cid)?.as_ref());
+        let asked = [cid];
         let (state, gathered) = tokio::join!(
             self.reads.with(linearizable, wait),
             self.gather
-                .from(&names, guessed.clone(), &[cid], PEER_TIMEOUT, &mut silent)
+                .from(&names, guessed.clone(), &asked, PEER_TIMEOUT, &mut silent)
         );
         let (state, mut entries) = (state?, gathered?);
         let placement = pinset::placement(&*state, &cid)?;

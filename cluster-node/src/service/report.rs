@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cluster_proto::peer::v1::{NodeReportItem, ReportRequest};
-use cluster_worker::Worker;
+use cluster_worker::{NodeReport, Worker};
 use node_core::{NodeId, Status};
 
 use super::{Heard, HeardNode};
@@ -23,27 +23,31 @@ pub const COUNTED: [Status; 6] = [
 
 /// What this peer's worker knows of its nodes.
 pub fn own_nodes(worker: &Worker) -> Vec<HeardNode> {
-    let reports = worker.reports().into_iter();
-    reports
-        .map(|report| HeardNode {
-            node: report.node,
-            reachable: report.reachable,
-            error: report.error.clone().unwrap_or_default(),
-            free_bytes: report.free_bytes,
-            total_bytes: report.total_bytes,
-            version: report.version.clone().unwrap_or_default(),
-            ipfs_peer_id: report.ipfs_peer.clone().unwrap_or_default(),
-            counts: COUNTED.map(|status| match status {
-                Status::Pinning => report.pinning as u64,
-                status => report.counts.of(status),
-            }),
-            oldest_queued: report.oldest_queued_age.unwrap_or_default(),
-            pins_per_second: report.pins_per_second,
-            breaker: report.breaker.to_string(),
-            concurrency: u32::try_from(report.concurrency).unwrap_or(u32::MAX),
-            addresses: report.addresses.iter().take(ADDRESSES_MAX).cloned().collect(),
-        })
-        .collect()
+    worker.reports().iter().filter_map(heard_of).collect()
+}
+
+/// What a report tells; nothing before the node was first asked. Who has not been asked yet is not out of reach, and the
+/// leader places pins on nodes that it has heard nothing of.
+fn heard_of(report: &NodeReport) -> Option<HeardNode> {
+    report.probed_at?;
+    Some(HeardNode {
+        node: report.node,
+        reachable: report.reachable,
+        error: report.error.clone().unwrap_or_default(),
+        free_bytes: report.free_bytes,
+        total_bytes: report.total_bytes,
+        version: report.version.clone().unwrap_or_default(),
+        ipfs_peer_id: report.ipfs_peer.clone().unwrap_or_default(),
+        counts: COUNTED.map(|status| match status {
+            Status::Pinning => report.pinning as u64,
+            status => report.counts.of(status),
+        }),
+        oldest_queued: report.oldest_queued_age.unwrap_or_default(),
+        pins_per_second: report.pins_per_second,
+        breaker: report.breaker.to_string(),
+        concurrency: u32::try_from(report.concurrency).unwrap_or(u32::MAX),
+        addresses: report.addresses.iter().take(ADDRESSES_MAX).cloned().collect(),
+    })
 }
 
 /// The same, for another peer.
@@ -109,5 +113,39 @@ pub fn read_report(report: &ReportRequest) -> Heard {
         applied_index: report.applied_index,
         version: report.version.clone(),
         nodes: report.nodes.iter().map(read_item).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use node_core::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_was_not_asked_yet_is_not_said_to_be_out_of_reach() {
+        let mut report = NodeReport {
+            node: NodeId(1),
+            name: "node-1".into(),
+            reachable: false,
+            error: None,
+            class: None,
+            free_bytes: None,
+            total_bytes: None,
+            used_bytes: None,
+            version: None,
+            ipfs_peer: None,
+            addresses: Vec::new(),
+            counts: Default::default(),
+            oldest_queued_age: None,
+            pins_per_second: 0.0,
+            breaker: "closed",
+            concurrency: 1,
+            pinning: 0,
+            probed_at: None,
+        };
+        assert!(heard_of(&report).is_none());
+        report.probed_at = Some(Timestamp::from_millis(1));
+        assert!(heard_of(&report).is_some_and(|heard| !heard.reachable));
     }
 }
