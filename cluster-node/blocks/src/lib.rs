@@ -10,6 +10,8 @@ mod pins;
 mod rows;
 mod scrub;
 mod store;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod writer;
 
