@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::Command;
 use crate::error::Closed;
+use crate::host::Call;
 
 /// A peer that may have something, and where it may be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +72,7 @@ pub(crate) struct Unread {
 pub struct Fetch {
     pub(crate) session: SessionId,
     pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) calls: mpsc::Sender<Call>,
     pub(crate) closings: mpsc::UnboundedSender<SessionId>,
     pub(crate) events: mpsc::UnboundedReceiver<FetchEvent>,
     pub(crate) unread: Arc<Unread>,
@@ -81,6 +83,7 @@ pub struct Fetch {
 pub struct FetchControl {
     session: SessionId,
     commands: mpsc::Sender<Command>,
+    calls: mpsc::Sender<Call>,
 }
 
 impl Fetch {
@@ -89,6 +92,7 @@ impl Fetch {
         FetchControl {
             session: self.session,
             commands: self.commands.clone(),
+            calls: self.calls.clone(),
         }
     }
 
@@ -186,13 +190,16 @@ impl FetchControl {
         self.send(Command::Unwant { session, cids }).await
     }
 
-    /// More peers that may have what is wanted. They are connected to where that is not done yet, at most 64 of them.
+    /// More peers that may have what is wanted. They are connected to in the background where that is not done yet. A fetch has
+    /// 64 of them at most; the engine lets the worst ones go.
     ///
     /// # Errors
     /// When the node has been shut down.
     pub async fn candidates(&self, candidates: Vec<Candidate>) -> Result<(), Closed> {
         let session = self.session;
-        self.send(Command::Candidates { session, candidates }).await
+        let peers = peers_of(&candidates);
+        self.calls.send(Call::Dial(candidates)).await.map_err(|_| Closed)?;
+        self.send(Command::Candidates { session, candidates: peers }).await
     }
 
     /// How it is getting on.
@@ -209,6 +216,11 @@ impl FetchControl {
     async fn send(&self, command: Command) -> Result<(), Closed> {
         self.commands.send(command).await.map_err(|_| Closed)
     }
+}
+
+/// The peers among candidates, without their addresses.
+pub(crate) fn peers_of(candidates: &[Candidate]) -> Vec<PeerId> {
+    candidates.iter().map(|candidate| candidate.peer).collect()
 }
 
 impl FetchEvent {
