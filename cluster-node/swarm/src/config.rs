@@ -147,7 +147,7 @@ impl SwarmKey {
         if lines.next().is_some() {
             return Err(bad("there are more than three lines"));
         }
-        if digits.len() != 64 || !digits.is_ascii() {
+        if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(bad("the third line is not 64 hexadecimal digits"));
         }
         let mut bytes = [0; 32];

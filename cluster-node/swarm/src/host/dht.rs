@@ -154,7 +154,7 @@ impl Host {
 
     /// Dials the bootstrap peers as long as nobody of the DHT is known.
     pub(super) fn bootstrap(&mut self, now: Instant) {
-        if self.config.bootstrap.is_empty() || self.dht_peers() > 0 && !self.peers.is_empty() {
+        if self.config.bootstrap.is_empty() || (self.dht_peers() > 0 && !self.peers.is_empty()) {
             return;
         }
         let pause = match self.dht.bootstrapped {

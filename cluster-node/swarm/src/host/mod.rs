@@ -410,12 +410,13 @@ impl Host {
         let peers = peers.collect();
         let shunned = self.shunned.iter();
         let shunned = shunned.map(|(peer, until)| (*peer, until.saturating_duration_since(now)));
+        let shunned = shunned.collect();
         HostReport {
             peers,
             nat: self.nat(),
             dht_server: self.dht_server(),
             dht_peers: self.dht_peers(),
-            shunned: shunned.collect(),
+            shunned,
         }
     }
 }
