@@ -18,11 +18,11 @@
 //!
 //! | what | bound | why |
 //! |---|---|---|
-//! | blocks that a reader asks for ahead | [`AHEAD_DEFAULT`], up to [`AHEAD_MAX`] | enough to hide the way to a peer; 64 MiB of the largest blocks |
+//! | blocks that a reader asks for ahead | [`AHEAD_DEFAULT`], up to [`AHEAD_MAX`] | enough to hide the way to a peer; of the largest blocks 64 MiB, up to 128 |
 //! | a batch for a sink | [`BATCH_BLOCKS_MAX`] blocks, [`BATCH_BYTES_MAX`] bytes and a block | one synced write is worth it, and other work of the store does not wait for it |
 //! | batches under way | [`BATCHES_MAX`] | hashing goes on while the disk syncs |
 //! | bytes hashed in one go | [`STEP_BYTES_MAX`] | other tasks of the runtime wait for it |
-//! | roots of an add, or named by a CAR file | [`ROOTS_MAX`] | they are reported at the end |
+//! | roots of an add | [`ROOTS_MAX`] | they are reported at the end |
 //! | length of a path | [`names::PATH_BYTES_MAX`] | and so the number of open directories |
 //! | entries of an open directory | `cluster_dag::unixfs::DIRECTORY_ENTRIES_MAX` | its shape depends on the last one |
 //! | links that a walk has not followed yet | [`FRONTIER_MAX`] | a hostile DAG makes a walk hold no more than 50 MiB |
@@ -41,8 +41,8 @@ pub use batch::{BATCH_BLOCKS_MAX, BATCH_BYTES_MAX, BATCHES_MAX};
 pub use car::{CarImporter, Imported, import_car};
 pub use error::{ContentError, StoreError};
 pub use read::{
-    AHEAD_DEFAULT, AHEAD_MAX, ByteStream, Content, EntryStream, FRONTIER_MAX, FileContent, OPEN_DIRECTORIES_BYTES_MAX,
-    Resolved, SEEN_MAX, Scope, WalkOptions, Walked, WalkStream,
+    AHEAD_DEFAULT, AHEAD_MAX, BlockStream, ByteStream, Content, EntryStream, FRONTIER_MAX, FileContent,
+    OPEN_DIRECTORIES_BYTES_MAX, Resolved, SEEN_MAX, Scope, WalkOptions,
 };
 pub use store::{NullSink, Sink, Source};
 pub use write::{

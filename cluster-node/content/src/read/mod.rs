@@ -1,14 +1,22 @@
 //! Reading content.
 
+mod fetch;
+mod tar;
+mod walk;
+
 use std::sync::Arc;
 
+use async_stream::try_stream;
 use bytes::Bytes;
-use cluster_dag::Block;
-use cluster_dag::unixfs::{BLOCKS_AHEAD, DirectoryEntry, Node};
+use cluster_dag::unixfs::{
+    BLOCKS_AHEAD, DirectoryEntry, DirectoryReader, FileReader, ListStep, Node, PathResolver, ReadStep, ResolveStep,
+};
+use cluster_dag::{Block, DagError};
 use futures::stream::BoxStream;
 use node_core::Cid;
 
 use crate::{ContentError, Source};
+use fetch::Fetcher;
 
 /// Blocks asked for before they are needed, unless said otherwise.
 pub const AHEAD_DEFAULT: usize = 32;
@@ -23,7 +31,7 @@ pub type ByteStream = BoxStream<'static, Result<Bytes, ContentError>>;
 pub type EntryStream = BoxStream<'static, Result<DirectoryEntry, ContentError>>;
 
 /// Blocks of a DAG. Ends after the first error.
-pub type WalkStream = BoxStream<'static, Result<Walked, ContentError>>;
+pub type BlockStream = BoxStream<'static, Result<Block, ContentError>>;
 
 /// Reads content out of a [`Source`]. Cheap to clone.
 #[derive(Clone)]
@@ -37,8 +45,8 @@ pub struct Content {
 pub struct Resolved {
     /// What it leads to. Whether that block is to be had was not looked at.
     pub cid: Cid,
-    /// The blocks on the way, the root first, without the one that it leads to.
-    pub along: Vec<Block>,
+    /// The blocks on the way, the root first, without the one that it leads to: directories and their shards.
+    pub along: Vec<Cid>,
 }
 
 /// A file that is being read.
@@ -47,15 +55,6 @@ pub struct FileContent {
     pub file_bytes: u64,
     /// The bytes of the range.
     pub bytes: ByteStream,
-}
-
-/// A block that a walk came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Walked {
-    /// The block, verified by its source.
-    pub block: Block,
-    /// Links between it and the root, on the way that led to it first.
-    pub depth: u64,
 }
 
 /// How much of a DAG is meant: `dag-scope` of the trustless gateway.
@@ -82,8 +81,6 @@ pub struct WalkOptions {
     pub scope: Scope,
     /// Whether a block comes as often as it is linked to. Of [`Scope::Entity`] each comes once in any case.
     pub duplicates: bool,
-    /// With [`Scope::All`], links that are followed from the root, at most; none is all.
-    pub depth: Option<u64>,
 }
 
 /// Links that a walk has found and not followed yet, at most: several times the most that one block has.
@@ -121,7 +118,17 @@ impl Content {
     /// Follows a path below a root: `a/b/c`, with any number of `/` around and between the names; an empty one leads to
     /// the root. Symlinks are not followed, as in Kubo.
     pub async fn resolve(&self, root: Cid, path: &[u8]) -> Result<Resolved, ContentError> {
-        unimplemented!("{root} {path:?}")
+        let mut resolver = PathResolver::new(root, path)?;
+        let mut along = Vec::new();
+        loop {
+            match resolver.step()? {
+                ResolveStep::Found(cid) => return Ok(Resolved { cid, along }),
+                ResolveStep::Need(cid) => {
+                    resolver.supply(self.block(&cid).await?);
+                    along.push(cid);
+                }
+            }
+        }
     }
 
     /// What something is: file, directory or symlink, with its metadata.
@@ -132,27 +139,84 @@ impl Content {
     /// Reads a file from byte `start` on, `length` bytes of it or, with none, all. A range that begins behind the end is
     /// an error, one that ends there is cut. A directory or symlink is an error.
     pub async fn cat(&self, cid: Cid, start: u64, length: Option<u64>) -> Result<FileContent, ContentError> {
-        unimplemented!("{cid} {start} {length:?}")
+        let root = self.block(&cid).await?;
+        let file_bytes = match Node::decode(&root)? {
+            Node::File { bytes, .. } => bytes,
+            node => {
+                return Err(DagError::WrongKind {
+                    cid: Box::new(cid),
+                    found: kind(&node),
+                    wanted: "a file",
+                }
+                .into());
+            }
+        };
+        if start > file_bytes {
+            return Err(ContentError::Range {
+                cid: Box::new(cid),
+                start,
+                bytes: file_bytes,
+            });
+        }
+        let end = length.map(|length| start.saturating_add(length));
+        let bytes = self.read(root, start, end);
+        Ok(FileContent { file_bytes, bytes })
     }
 
-    /// The entries of a directory: of a plain one by name, of a sharded one by the hash of the name.
+    /// A part of the file with this root block.
+    fn read(&self, root: Block, start: u64, end: Option<u64>) -> ByteStream {
+        let mut reader = FileReader::new(root.cid()).range(start, end).ahead(self.ahead);
+        let mut fetcher = Fetcher::new(self.source.clone(), self.ahead);
+        Box::pin(try_stream! {
+            let mut root = Some(root);
+            loop {
+                for cid in reader.wanted() {
+                    if root.as_ref().is_none_or(|root| root.cid() != cid) {
+                        fetcher.want(cid);
+                    }
+                }
+                match reader.step()? {
+                    ReadStep::Data(bytes) => yield bytes,
+                    ReadStep::Need(cid) => {
+                        let block = match root.take() {
+                            Some(root) if root.cid() == cid => root,
+                            _ => fetcher.take(cid).await?,
+                        };
+                        reader.supply(block);
+                    }
+                    ReadStep::End => break,
+                }
+            }
+        })
+    }
+
+    /// The entries of a directory: of a plain one in the order in which it holds them, by name as a rule; of a sharded one
+    /// by the hash of the name.
     pub fn list(&self, cid: Cid) -> EntryStream {
-        unimplemented!("{cid}")
+        let mut reader = DirectoryReader::new(cid);
+        let mut fetcher = Fetcher::new(self.source.clone(), self.ahead);
+        Box::pin(try_stream! {
+            loop {
+                for cid in reader.wanted() {
+                    fetcher.want(cid);
+                }
+                match reader.step()? {
+                    ListStep::Entry(entry) => yield entry,
+                    ListStep::Need(cid) => {
+                        let block = fetcher.take(cid).await?;
+                        reader.supply(block);
+                    }
+                    ListStep::End => break,
+                }
+            }
+        })
     }
+}
 
-    /// A file, directory or symlink with all below it as a tar archive, under this name, as `ipfs get --archive` makes it.
-    pub fn tar(&self, cid: Cid, name: &str) -> ByteStream {
-        unimplemented!("{cid} {name}")
-    }
-
-    /// The blocks of a DAG, depth first: each before those that it links to, in the order of the links.
-    pub fn walk(&self, root: Cid, options: WalkOptions) -> WalkStream {
-        unimplemented!("{root} {options:?}")
-    }
-
-    /// A CAR file of version 1 with these roots and, one after another, their DAGs. It ends after the first error, in the
-    /// middle of the file.
-    pub fn car(&self, roots: Vec<Cid>, options: WalkOptions) -> ByteStream {
-        unimplemented!("{roots:?} {options:?}")
+fn kind(node: &Node) -> &'static str {
+    match node {
+        Node::File { .. } => "a file",
+        Node::Directory { .. } => "a directory",
+        Node::Symlink { .. } => "a symlink",
     }
 }

@@ -1,12 +1,11 @@
 //! Adding content.
 
-use std::sync::Arc;
+mod adder;
 
-use bytes::Bytes;
 use cluster_dag::unixfs::{Metadata, Options};
 use node_core::Cid;
 
-use crate::{ContentError, Sink};
+pub use adder::Adder;
 
 /// Bytes that are cut and hashed before others get their turn: about a millisecond.
 pub const STEP_BYTES_MAX: usize = 256 * 1024;
@@ -96,26 +95,6 @@ pub struct Outcome {
     pub progress: Progress,
 }
 
-/// Adds entries that come one after another, depth first: all that lies in a directory comes together, in any order.
-/// A directory that no entry names is made as soon as something in it comes.
-///
-/// ```no_run
-/// # async fn add(sink: std::sync::Arc<dyn cluster_content::Sink>) -> Result<(), cluster_content::ContentError> {
-/// use cluster_content::{AddOptions, Adder, Entry};
-///
-/// let mut adder = Adder::new(AddOptions::v1_2025(), sink)?;
-/// adder.entry(Entry::file("folder/hello")).await?;
-/// adder.write(b"hello "[..].into()).await?;
-/// adder.write(b"world"[..].into()).await?;
-/// let outcome = adder.finish().await?;
-/// println!("{}", outcome.roots[0].cid);
-/// # Ok(())
-/// # }
-/// ```
-pub struct Adder {
-    sink: Arc<dyn Sink>,
-}
-
 impl Entry {
     /// A file without metadata.
     pub fn file(path: impl AsRef<[u8]>) -> Self {
@@ -124,6 +103,28 @@ impl Entry {
             kind: EntryKind::File,
             metadata: Metadata::default(),
         }
+    }
+
+    /// A directory without metadata.
+    pub fn directory(path: impl AsRef<[u8]>) -> Self {
+        Self {
+            kind: EntryKind::Directory,
+            ..Self::file(path)
+        }
+    }
+
+    /// A symlink without metadata.
+    pub fn symlink(path: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Self {
+        Self {
+            kind: EntryKind::Symlink(target.as_ref().to_vec()),
+            ..Self::file(path)
+        }
+    }
+
+    /// The same with this metadata.
+    pub fn with(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
     }
 }
 
@@ -151,42 +152,5 @@ impl AddOptions {
     pub fn keeping_metadata(mut self) -> Self {
         self.unixfs.raw_leaves = false;
         self
-    }
-}
-
-impl Adder {
-    /// An adder. Options that make no DAG are refused.
-    pub fn new(options: AddOptions, sink: Arc<dyn Sink>) -> Result<Self, ContentError> {
-        options.unixfs.check()?;
-        Ok(Self { sink })
-    }
-
-    /// Calls this for each entry when it is complete: files, symlinks, and directories after what is in them. It must be
-    /// cheap and must not block.
-    pub fn observe(self, observer: impl FnMut(AddedEntry) + Send + 'static) -> Self {
-        let _ = observer;
-        self
-    }
-
-    /// Begins the next entry; the one before is complete.
-    pub async fn entry(&mut self, entry: Entry) -> Result<(), ContentError> {
-        let _ = &self.sink;
-        unimplemented!("{entry:?}")
-    }
-
-    /// Takes bytes of the file that was begun last. Done when there is room for more; blocks may still be on their way.
-    /// After an error, here or elsewhere, the adder is of no use.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), ContentError> {
-        unimplemented!("{bytes:?}")
-    }
-
-    /// How far it has come.
-    pub fn progress(&self) -> Progress {
-        unimplemented!()
-    }
-
-    /// Completes all that is open. When it is done, every block is with the sink. Without an entry it is an error.
-    pub async fn finish(self) -> Result<Outcome, ContentError> {
-        unimplemented!()
     }
 }
