@@ -45,6 +45,4 @@ pub use read::{
     OPEN_DIRECTORIES_BYTES_MAX, Resolved, SEEN_MAX, Scope, WalkOptions,
 };
 pub use store::{NullSink, Sink, Source};
-pub use write::{
-    AddOptions, AddedEntry, Adder, Entry, EntryKind, Outcome, Progress, ROOTS_MAX, Root, STEP_BYTES_MAX,
-};
+pub use write::{AddOptions, AddedEntry, Adder, Entry, EntryKind, Outcome, Progress, ROOTS_MAX, Root, STEP_BYTES_MAX};

@@ -16,7 +16,10 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub fn check_name(name: &[u8]) -> Result<(), ContentError> {
     let reason = if name.is_empty() || name == b"." || name == b".." {
         "is no name of a file: content that has it can be read, but not be written to a disk"
-    } else if name.iter().any(|byte| matches!(byte, b'/' | b'\\' | 0x7f) || *byte < 0x20) {
+    } else if name
+        .iter()
+        .any(|byte| matches!(byte, b'/' | b'\\' | 0x7f) || *byte < 0x20)
+    {
         "holds a slash, a backslash or a control character: written to a disk it could end up elsewhere"
     } else if name.len() > NAME_BYTES_MAX {
         "is longer than the 255 bytes that file systems take"
@@ -32,7 +35,11 @@ pub fn check_path(path: &[u8]) -> Result<Vec<&[u8]>, ContentError> {
     if path.len() > PATH_BYTES_MAX {
         return Err(bad("path", path, "is longer than the 4096 bytes that a path may have"));
     }
-    let names: Vec<&[u8]> = path.strip_suffix(b"/").unwrap_or(path).split(|byte| *byte == b'/').collect();
+    let names: Vec<&[u8]> = path
+        .strip_suffix(b"/")
+        .unwrap_or(path)
+        .split(|byte| *byte == b'/')
+        .collect();
     for name in &names {
         check_name(name)?;
     }
@@ -85,7 +92,9 @@ mod tests {
             check_name(name.as_bytes()).expect(name);
         }
         let long = "x".repeat(NAME_BYTES_MAX + 1);
-        for name in ["", ".", "..", "a/b", "/", "a\\b", "a\0b", "a\nb", "\x1b[2J", "\x7f", &long] {
+        for name in [
+            "", ".", "..", "a/b", "/", "a\\b", "a\0b", "a\nb", "\x1b[2J", "\x7f", &long,
+        ] {
             let error = check_name(name.as_bytes()).expect_err(name);
             assert!(matches!(error, ContentError::BadEntry { field: "name", .. }), "{error}");
         }
@@ -104,8 +113,17 @@ mod tests {
 
     #[test]
     fn symlinks_stay_inside_or_are_seen_not_to() {
-        for (path, target) in [("l", "a"), ("l", "a/b/./c"), ("d/l", "../a"), ("d/e/l", "../.././a"), ("l", ".")] {
-            assert!(symlink_stays_inside(path.as_bytes(), target.as_bytes()), "{path} {target}");
+        for (path, target) in [
+            ("l", "a"),
+            ("l", "a/b/./c"),
+            ("d/l", "../a"),
+            ("d/e/l", "../.././a"),
+            ("l", "."),
+        ] {
+            assert!(
+                symlink_stays_inside(path.as_bytes(), target.as_bytes()),
+                "{path} {target}"
+            );
         }
         for (path, target) in [
             ("l", ""),
@@ -118,7 +136,10 @@ mod tests {
             ("../l", "a"),
             ("l", "a\0"),
         ] {
-            assert!(!symlink_stays_inside(path.as_bytes(), target.as_bytes()), "{path} {target}");
+            assert!(
+                !symlink_stays_inside(path.as_bytes(), target.as_bytes()),
+                "{path} {target}"
+            );
         }
     }
 }

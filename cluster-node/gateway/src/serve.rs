@@ -74,7 +74,10 @@ pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions,
     drop(listener);
     drop(ending);
     // Those that are left are cut off when the set is dropped.
-    let _ = timeout(options.grace, async { while connections.join_next().await.is_some() {} }).await;
+    let _ = timeout(options.grace, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
 }
 
 async fn connection(

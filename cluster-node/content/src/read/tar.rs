@@ -14,8 +14,8 @@ use node_core::Cid;
 use tar::{Builder, EntryType, Header};
 
 use super::{ByteStream, Content, EntryStream, OPEN_DIRECTORIES_BYTES_MAX};
-use crate::names::{self, PATH_BYTES_MAX, bad};
 use crate::ContentError;
+use crate::names::{self, PATH_BYTES_MAX, bad};
 
 /// Bytes of a record of an archive; all parts are filled up to whole ones.
 const RECORD_BYTES: u64 = 512;
@@ -159,7 +159,10 @@ fn as_path(bytes: &[u8]) -> &Path {
 fn decimal(mtime: Mtime) -> String {
     let whole = i128::from(mtime.seconds) * 1_000_000_000 + i128::from(mtime.nanos);
     let sign = if whole < 0 { "-" } else { "" };
-    let (seconds, nanos) = (whole.unsigned_abs() / 1_000_000_000, whole.unsigned_abs() % 1_000_000_000);
+    let (seconds, nanos) = (
+        whole.unsigned_abs() / 1_000_000_000,
+        whole.unsigned_abs() % 1_000_000_000,
+    );
     format!("{sign}{seconds}.{nanos:09}")
 }
 

@@ -61,7 +61,10 @@ struct OpenDirectory {
 enum OpenFile {
     None,
     /// Its bytes go into this.
-    Taken { name: Vec<u8>, builder: Box<FileBuilder> },
+    Taken {
+        name: Vec<u8>,
+        builder: Box<FileBuilder>,
+    },
     /// It is hidden; its bytes are dropped.
     LeftOut,
 }
@@ -199,12 +202,7 @@ impl Adder {
         }
     }
 
-    async fn begin_directory(
-        &mut self,
-        path: &[u8],
-        names: &[&[u8]],
-        metadata: Metadata,
-    ) -> Result<(), ContentError> {
+    async fn begin_directory(&mut self, path: &[u8], names: &[&[u8]], metadata: Metadata) -> Result<(), ContentError> {
         let is_open = self.common(names) == names.len();
         let (name, parents) = names.split_last().ok_or_else(nothing)?;
         if !is_open {

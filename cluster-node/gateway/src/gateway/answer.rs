@@ -4,8 +4,8 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use cluster_content::{ContentError, Scope, StoreError};
 use cluster_dag::DagError;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use node_core::ErrorClass;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use xxhash_rust::xxh3::xxh3_64;
@@ -57,9 +57,9 @@ impl From<ContentError> for Refusal {
         let status = match error {
             ContentError::Store(error) => return error.into(),
             // The path can't be followed: a name is missing, or a block is not what it should be.
-            ContentError::Dag(DagError::NotFound { .. } | DagError::NotADirectory { .. } | DagError::Malformed { .. }) => {
-                StatusCode::NOT_FOUND
-            }
+            ContentError::Dag(
+                DagError::NotFound { .. } | DagError::NotADirectory { .. } | DagError::Malformed { .. },
+            ) => StatusCode::NOT_FOUND,
             ContentError::Dag(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -182,7 +182,10 @@ pub(super) enum Part {
 /// What a `Range` header asks of this many bytes. A range of another version of the block does not count; there is only
 /// one, so only a wrong tag is of another.
 pub(super) fn part(headers: &HeaderMap, bytes: u64, etag: &str) -> Part {
-    if headers.get(header::IF_RANGE).is_some_and(|tag| tag.as_bytes() != etag.as_bytes()) {
+    if headers
+        .get(header::IF_RANGE)
+        .is_some_and(|tag| tag.as_bytes() != etag.as_bytes())
+    {
         return Part::Whole;
     }
     let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());

@@ -58,7 +58,12 @@ impl Wanted {
             .parse()
             .map_err(|error: node_core::CidError| bad(error.to_string()))?;
         let path = decode_names(names)?;
-        let value = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let value = |name: &str| {
+            query
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.as_str())
+        };
         let offers = accept.map(offers).unwrap_or_default();
         let (kind, in_accept) = match value("format") {
             Some("raw") => (RAW_TYPE, None),
@@ -150,25 +155,38 @@ fn offers(accept: &str) -> Vec<Offer> {
         for (key, value) in parts.filter_map(|part| part.split_once('=')) {
             let (key, value) = (key.trim().to_ascii_lowercase(), value.trim().trim_matches('"'));
             match key.as_str() {
-                "q" => offer.weight = value.parse::<f32>().map_or(0, |weight| (weight.clamp(0.0, 1.0) * 1000.0) as u16),
+                "q" => {
+                    offer.weight = value
+                        .parse::<f32>()
+                        .map_or(0, |weight| (weight.clamp(0.0, 1.0) * 1000.0) as u16)
+                }
                 _ => offer.parameters.push((key, value.to_ascii_lowercase())),
             }
         }
         offer
     };
-    accept.split(',').map(parse).filter(|offer| !offer.kind.is_empty()).collect()
+    accept
+        .split(',')
+        .map(parse)
+        .filter(|offer| !offer.kind.is_empty())
+        .collect()
 }
 
 /// What the client likes best of what there is.
 fn best<'a>(offers: &'a [Offer], accept: Option<&str>) -> Result<&'a Offer, Refusal> {
-    let mut possible: Vec<&Offer> = offers.iter().filter(|offer| offer.weight > 0 && offer.is_possible()).collect();
+    let mut possible: Vec<&Offer> = offers
+        .iter()
+        .filter(|offer| offer.weight > 0 && offer.is_possible())
+        .collect();
     // Stable: of what is liked equally, the first.
     possible.sort_by_key(|offer| std::cmp::Reverse(offer.weight));
     if let Some(offer) = possible.first() {
         return Ok(offer);
     }
     if offers.iter().all(|offer| offer.kind == "*/*") {
-        return Err(bad(format!("the request does not say in which form it wants the content; {FORMATS}")));
+        return Err(bad(format!(
+            "the request does not say in which form it wants the content; {FORMATS}"
+        )));
     }
     let accept: String = accept.unwrap_or_default().chars().take(200).collect();
     Err(Refusal::new(
@@ -183,7 +201,11 @@ fn car_shape<'a>(value: &impl Fn(&str) -> Option<&'a str>, accepted: Option<&Off
     };
     match of("car-version", "version") {
         None | Some("1") => {}
-        Some(_) => return Err(bad("CAR files are to be had in version 1 only: leave car-version out, or say 1")),
+        Some(_) => {
+            return Err(bad(
+                "CAR files are to be had in version 1 only: leave car-version out, or say 1",
+            ));
+        }
     }
     match of("car-order", "order") {
         None | Some("" | "dfs" | "unk") => {}
@@ -202,7 +224,9 @@ fn car_shape<'a>(value: &impl Fn(&str) -> Option<&'a str>, accepted: Option<&Off
         (Some("block"), None) => Scope::Block,
         (Some("entity"), None) => whole,
         (Some("all" | "block"), Some(_)) => {
-            return Err(bad("entity-bytes is of use with dag-scope=entity only: leave one of the two out"));
+            return Err(bad(
+                "entity-bytes is of use with dag-scope=entity only: leave one of the two out",
+            ));
         }
         (Some(_), _) => return Err(bad("dag-scope is block, entity or all")),
     };
@@ -239,7 +263,8 @@ mod tests {
             .filter_map(|pair| pair.split_once('='))
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
-        Wanted::parse(&format!("/ipfs/{path}"), &query, accept).map_err(|refusal| (refusal.status.as_u16(), refusal.words))
+        Wanted::parse(&format!("/ipfs/{path}"), &query, accept)
+            .map_err(|refusal| (refusal.status.as_u16(), refusal.words))
     }
 
     fn shape(url: &str, accept: Option<&str>) -> CarShape {
@@ -258,9 +283,21 @@ mod tests {
             ("?format=car", Some(RAW_TYPE), false),
             ("", Some(RAW_TYPE), true),
             ("", Some("text/html, application/vnd.ipld.car;version=1"), false),
-            ("", Some("application/vnd.ipld.car;q=0.5, application/vnd.ipld.raw;q=0.6"), true),
-            ("", Some("application/vnd.ipld.car;version=2, application/vnd.ipld.raw;q=0.1"), true),
-            ("", Some("application/vnd.ipld.raw;q=0, application/vnd.ipld.car;q=0.1, */*"), false),
+            (
+                "",
+                Some("application/vnd.ipld.car;q=0.5, application/vnd.ipld.raw;q=0.6"),
+                true,
+            ),
+            (
+                "",
+                Some("application/vnd.ipld.car;version=2, application/vnd.ipld.raw;q=0.1"),
+                true,
+            ),
+            (
+                "",
+                Some("application/vnd.ipld.raw;q=0, application/vnd.ipld.car;q=0.1, */*"),
+                false,
+            ),
         ] {
             assert_eq!(format(&format!("{CID}{url}"), accept), Ok(raw), "{url} {accept:?}");
         }
@@ -299,18 +336,29 @@ mod tests {
         let car = |query: &str, accept| shape(&format!("{CID}?format=car{query}"), accept);
         assert_eq!(car("", None), all);
         assert_eq!(car("&dag-scope=block", None).scope, Scope::Block);
-        assert_eq!(car("&dag-scope=entity", None).scope, Scope::Entity { from: 0, to: None });
+        assert_eq!(
+            car("&dag-scope=entity", None).scope,
+            Scope::Entity { from: 0, to: None }
+        );
         let ranged = car("&entity-bytes=-5:*", None);
-        assert_eq!((ranged.scope, ranged.ranged), (Scope::Entity { from: -5, to: None }, true));
+        assert_eq!(
+            (ranged.scope, ranged.ranged),
+            (Scope::Entity { from: -5, to: None }, true)
+        );
         assert_eq!(
             car("&dag-scope=entity&entity-bytes=499:-1000", None).scope,
-            Scope::Entity { from: 499, to: Some(-1000) }
+            Scope::Entity {
+                from: 499,
+                to: Some(-1000)
+            }
         );
         let accept = Some("application/vnd.ipld.car; order=dfs; dups=y");
         assert!(car("", accept).duplicates);
         assert!(!car("&car-dups=n", accept).duplicates);
         assert!(shape(CID, accept).duplicates);
-        let path = parse(&format!("{CID}//a%20b/%ff/?format=car"), None).expect("a path").path;
+        let path = parse(&format!("{CID}//a%20b/%ff/?format=car"), None)
+            .expect("a path")
+            .path;
         assert_eq!(path, b"a b/\xff");
     }
 }

@@ -36,7 +36,10 @@ impl RpcCredential {
     fn header(&self) -> (&'static str, Vec<u8>) {
         match self {
             Self::Bearer(token) => ("bearer", token.clone().into_bytes()),
-            Self::Basic { user, password } => ("basic", Base::Base64Pad.encode(format!("{user}:{password}")).into_bytes()),
+            Self::Basic { user, password } => (
+                "basic",
+                Base::Base64Pad.encode(format!("{user}:{password}")).into_bytes(),
+            ),
         }
     }
 
@@ -55,13 +58,18 @@ pub(super) fn check(credentials: &[RpcCredential], headers: &HeaderMap) -> Resul
     if credentials.is_empty() {
         return Ok(());
     }
-    let shown = headers.get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+    let shown = headers
+        .get(header::AUTHORIZATION)
+        .map_or(&b""[..], |value| value.as_bytes());
     let at = shown.iter().position(|byte| *byte == b' ').unwrap_or(shown.len());
     let (scheme, rest) = shown.split_at(at);
     let scheme = std::str::from_utf8(scheme).unwrap_or_default();
     let rest = rest.trim_ascii();
     // All are compared: how long it takes tells nothing about which was near.
-    let fitting = credentials.iter().filter(|credential| credential.is_shown(scheme, rest)).count();
+    let fitting = credentials
+        .iter()
+        .filter(|credential| credential.is_shown(scheme, rest))
+        .count();
     if fitting == 0 {
         return Err(Failure::forbidden(
             "the call shows no valid credentials: send an Authorization header with those that the node was given",
@@ -93,14 +101,18 @@ mod tests {
                 password: "open sesame".into(),
             },
         ];
-        for shown in [
-            "Bearer secret",
-            "bearer  secret",
-            "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
-        ] {
+        for shown in ["Bearer secret", "bearer  secret", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="] {
             check(&credentials, &headers(&[("authorization", shown)])).expect(shown);
         }
-        for shown in ["", "secret", "Bearer", "Bearer Secret", "Basic secret", "Bearer secret2", "Bearer QWxhZGRpbjpvcGVuIHNlc2FtZQ=="] {
+        for shown in [
+            "",
+            "secret",
+            "Bearer",
+            "Bearer Secret",
+            "Basic secret",
+            "Bearer secret2",
+            "Bearer QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+        ] {
             check(&credentials, &headers(&[("authorization", shown)])).expect_err(shown);
         }
         check(&credentials, &HeaderMap::new()).expect_err("none shown");

@@ -60,7 +60,11 @@ pub(super) async fn dag_import(
     let stats = flag(&arguments, "stats", false)?;
     let (mut blocks, mut block_bytes) = (0, 0);
     let mut roots: Vec<Cid> = Vec::new();
-    while let Some(part) = parts.next_field().await.map_err(|error| Failure::client(error.to_string()))? {
+    while let Some(part) = parts
+        .next_field()
+        .await
+        .map_err(|error| Failure::client(error.to_string()))?
+    {
         let file = part.timeout(SILENCE_MAX).map(|piece| match piece {
             Ok(piece) => piece.map_err(|error| error.to_string()),
             Err(_) => Err(format!("nothing more came for {SILENCE_MAX:?}")),
@@ -69,7 +73,9 @@ pub(super) async fn dag_import(
         blocks += imported.blocks;
         block_bytes += imported.block_bytes;
         if roots.len() + imported.roots.len() > ROOTS_MAX {
-            return Err(Failure::client("the CAR files name more than 65536 roots: import them in several calls"));
+            return Err(Failure::client(
+                "the CAR files name more than 65536 roots: import them in several calls",
+            ));
         }
         roots.extend(imported.roots);
     }

@@ -92,7 +92,10 @@ pub fn router(node: RpcNode, options: RpcOptions) -> Router {
         .route("/block/get", post(content::block_get))
         .route("/cat", post(content::cat))
         // A CAR file is as long as it is; it is read piece by piece.
-        .route("/dag/import", post(content::dag_import).layer(DefaultBodyLimit::disable()));
+        .route(
+            "/dag/import",
+            post(content::dag_import).layer(DefaultBodyLimit::disable()),
+        );
     Router::new()
         .nest("/api/v0", calls)
         .layer(from_fn_with_state(rpc.clone(), admit))
@@ -120,7 +123,10 @@ fn value<'a>(arguments: &'a Arguments, name: &str) -> Option<&'a str> {
 }
 
 fn all<'a>(arguments: &'a Arguments, name: &'a str) -> impl Iterator<Item = &'a str> {
-    arguments.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    arguments
+        .iter()
+        .filter(move |(key, _)| key == name)
+        .map(|(_, value)| value.as_str())
 }
 
 /// An option that is on or off.

@@ -55,7 +55,10 @@ pub(super) async fn swarm_connect(
             Err(error.into())
         }
         None => {
-            let lines: Vec<String> = addresses.iter().map(|address| format!("connect {address} success")).collect();
+            let lines: Vec<String> = addresses
+                .iter()
+                .map(|address| format!("connect {address} success"))
+                .collect();
             Ok(Json(json!({ "Strings": lines })))
         }
     }

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_stream::stream;
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse as _, Response};
-use axum::Json;
 use bytes::Bytes;
-use cluster_ipfs::{Error, Held, IpfsNode, LookFor, Progress, Updated};
+use cluster_ipfs::{Held, IpfsNode, LookFor, Progress, Updated};
 use futures::Stream;
 use http::header::{self, HeaderValue};
 use node_core::{Cid, PinMode};
@@ -152,7 +152,9 @@ pub(super) async fn remove(State(rpc): State<Arc<Rpc>>, arguments: Arguments) ->
 pub(super) async fn update(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -> Result<Json<Value>, Failure> {
     let cids = cids(&arguments)?;
     let [from, to] = cids[..] else {
-        return Err(Failure::client("two arguments are required: the old CID and the new one"));
+        return Err(Failure::client(
+            "two arguments are required: the old CID and the new one",
+        ));
     };
     let unpin = flag(&arguments, "unpin", true)?;
     match rpc.node.pin_update(&from, &to, &|_| ()).await? {
