@@ -11,8 +11,8 @@
 //!
 //! What content *is* lies in `cluster-dag`, which does no input and output. Here is what it takes to have many blocks
 //! under way at once: blocks are asked of a [`Source`] before they are needed, and given to a [`Sink`] in batches while
-//! the next ones are made. No runtime is needed, nothing is spawned: dropping a future or stream cancels all of its work,
-//! and a reader that is not polled fetches nothing.
+//! the next ones are made. A reader that is not polled fetches nothing, and dropping a future or stream cancels all of
+//! its work. No runtime is needed; where there is tokio's, the blocks of very large directories are made beside it.
 //!
 //! # Bounds
 //!
