@@ -18,7 +18,7 @@ use node_core::Cid;
 const KUBO_VERSION: &str = "0.43.0";
 
 /// An `ipfs` binary: `PINFLEET_IPFS_BIN`, or the one that the repository's set-up builds.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let path = match std::env::var_os("PINFLEET_IPFS_BIN") {
         Some(path) => PathBuf::from(path),
         None => {
