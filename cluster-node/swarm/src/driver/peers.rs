@@ -1,0 +1,202 @@
+//! Who is connected, and which frames are under way to whom.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use cluster_bitswap::{Lane, Peer, Version};
+use libp2p::PeerId;
+
+use crate::bitswap::{LaneQueue, LinkId, Opener, Shared};
+
+/// Numbers for peers. A keyed hash: every peer ID has its number at any time, and none needs to be kept. Nobody can choose
+/// IDs with the same number, because nobody knows the key; by chance two of a million peers have one with a probability
+/// of 1 to 30 million, and then the second of them is not spoken to.
+#[derive(Debug, Default)]
+pub(super) struct Numbers(RandomState);
+
+impl Numbers {
+    pub(super) fn of(&self, peer: &PeerId) -> Peer {
+        Peer(self.0.hash_one(peer.to_bytes()))
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+struct Link {
+    id: LinkId,
+    relayed: bool,
+    opener: Opener,
+    /// The lanes' queues, once they are used.
+    wants: Option<LaneQueue>,
+    answers: Option<LaneQueue>,
+}
+
+impl Link {
+    fn queue(&mut self, lane: Lane) -> &mut Option<LaneQueue> {
+        match lane {
+            Lane::Wants => &mut self.wants,
+            Lane::Answers => &mut self.answers,
+        }
+    }
+}
+
+/// The frames of one lane that are under way: all by the same link, so that they stay in order.
+#[derive(Debug, Default, Clone, Copy)]
+struct UnderWay {
+    link: Option<LinkId>,
+    frames: usize,
+}
+
+/// A connected peer that speaks Bitswap.
+#[derive(Debug)]
+pub(super) struct Remote {
+    pub(super) id: PeerId,
+    pub(super) version: Version,
+    /// When blocks or wants went to or fro last.
+    pub(super) active: Instant,
+    pub(super) offences: u64,
+    /// The best ones first.
+    links: Vec<Link>,
+    wants: UnderWay,
+    answers: UnderWay,
+}
+
+impl Remote {
+    fn lane(&mut self, lane: Lane) -> &mut UnderWay {
+        match lane {
+            Lane::Wants => &mut self.wants,
+            Lane::Answers => &mut self.answers,
+        }
+    }
+}
+
+/// What became of a link that is gone.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// Nothing was known of it.
+    Unknown,
+    /// The peer has other links. So many frames of each lane are lost.
+    Partly { peer: Peer, wants: usize, answers: usize },
+    /// It was the last one.
+    Wholly { peer: Peer },
+}
+
+/// What a new link means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    /// The peer is new.
+    New(Peer),
+    /// It had a link already.
+    Another,
+    /// Its number is another peer's.
+    Taken,
+}
+
+/// All connected peers that speak Bitswap, bounded by the limits of connections.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    pub(super) numbers: Numbers,
+    pub(super) remotes: HashMap<Peer, Remote>,
+    links: HashMap<LinkId, Peer>,
+}
+
+impl Peers {
+    pub(super) fn up(&mut self, link: LinkId, id: PeerId, version: Version, relayed: bool, opener: Opener) -> Came {
+        let peer = self.numbers.of(&id);
+        let new = !self.remotes.contains_key(&peer);
+        let remote = self.remotes.entry(peer).or_insert_with(|| Remote {
+            id,
+            version,
+            active: Instant::now(),
+            offences: 0,
+            links: Vec::new(),
+            wants: UnderWay::default(),
+            answers: UnderWay::default(),
+        });
+        if remote.id != id {
+            return Came::Taken;
+        }
+        remote.links.push(Link {
+            id: link,
+            relayed,
+            opener,
+            wants: None,
+            answers: None,
+        });
+        // Stable, so the older one stays first: what is under way by it goes on.
+        remote.links.sort_by_key(|link| link.relayed);
+        self.links.insert(link, peer);
+        if new { Came::New(peer) } else { Came::Another }
+    }
+
+    pub(super) fn down(&mut self, link: LinkId) -> Gone {
+        let Some(peer) = self.links.remove(&link) else {
+            return Gone::Unknown;
+        };
+        let Some(remote) = self.remotes.get_mut(&peer) else {
+            return Gone::Unknown;
+        };
+        remote.links.retain(|other| other.id != link);
+        if remote.links.is_empty() {
+            self.remotes.remove(&peer);
+            return Gone::Wholly { peer };
+        }
+        let mut lost = |lane| {
+            let under_way = remote.lane(lane);
+            if under_way.link != Some(link) {
+                return 0;
+            }
+            std::mem::take(under_way).frames
+        };
+        let (wants, answers) = (lost(Lane::Wants), lost(Lane::Answers));
+        Gone::Partly { peer, wants, answers }
+    }
+
+    /// Sends a frame. False when the peer is not connected.
+    pub(super) fn send(&mut self, peer: Peer, lane: Lane, frame: Bytes, shared: &Arc<Shared>) -> bool {
+        let Some(remote) = self.remotes.get_mut(&peer) else {
+            return false;
+        };
+        let id = remote.id;
+        let under_way = *remote.lane(lane);
+        let current = under_way.link.filter(|_| under_way.frames > 0);
+        let Some(link) = (match current {
+            Some(current) => remote.links.iter_mut().find(|link| link.id == current),
+            None => remote.links.first_mut(),
+        }) else {
+            return false;
+        };
+        let (link_id, opener) = (link.id, link.opener.clone());
+        link.queue(lane)
+            .get_or_insert_with(|| LaneQueue::start(link_id, id, lane, opener, shared))
+            .send(frame);
+        *remote.lane(lane) = UnderWay {
+            link: Some(link_id),
+            frames: if current.is_some() { under_way.frames + 1 } else { 1 },
+        };
+        true
+    }
+
+    /// The oldest frame of a lane is done with, well or not. None when nothing was under way by that link.
+    pub(super) fn done(&mut self, link: LinkId, lane: Lane) -> Option<Peer> {
+        let peer = *self.links.get(&link)?;
+        let under_way = self.remotes.get_mut(&peer)?.lane(lane);
+        if under_way.link != Some(link) || under_way.frames == 0 {
+            return None;
+        }
+        under_way.frames -= 1;
+        Some(peer)
+    }
+
+    pub(super) fn id(&self, peer: Peer) -> Option<PeerId> {
+        self.remotes.get(&peer).map(|remote| remote.id)
+    }
+
+    pub(super) fn of_link(&self, link: LinkId) -> Option<Peer> {
+        self.links.get(&link).copied()
+    }
+}
