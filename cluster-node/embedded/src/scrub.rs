@@ -32,7 +32,7 @@ const LISTED_MAX: usize = 100;
 /// The scrubber.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ScrubReport {
-    /// Share of this pass that is done, 0.0 to 1.0.
+    /// Share of this pass that is done since the start, 0.0 to 1.0.
     pub done: f64,
     /// Blocks checked since the start.
     pub checked_blocks: u64,
@@ -81,6 +81,7 @@ async fn scrub(inner: &Arc<Inner>) -> Result<(), Failure> {
     let noted: Option<Bytes> = blocking(move || store.note(NOTE)).await?;
     let mut after = noted.and_then(|bytes| Cid::from_bytes(&bytes).ok());
     let mut saved = Instant::now();
+    let mut in_pass = 0;
     loop {
         let begun = Instant::now();
         let budget = Budget {
@@ -92,7 +93,10 @@ async fn scrub(inner: &Arc<Inner>) -> Result<(), Failure> {
         let step = blocking(move || store.scrub_step(after.as_ref(), budget)).await?;
         {
             let mut state = inner.scrub.state.lock();
-            state.done = step.done;
+            in_pass += step.checked.blocks;
+            // Of a pass that goes on after a restart it is not known how many lie behind.
+            let blocks = inner.store.usage().blocks.max(1);
+            state.done = (in_pass as f64 / blocks as f64).min(1.0);
             state.checked_blocks += step.checked.blocks;
             state.checked_bytes += step.checked.bytes;
         }
@@ -107,6 +111,7 @@ async fn scrub(inner: &Arc<Inner>) -> Result<(), Failure> {
             saved = Instant::now();
         }
         if ended {
+            in_pass = 0;
             inner.scrub.state.lock().passes += 1;
             sleep(inner.config.scrub.pause).await;
         } else {

@@ -198,15 +198,17 @@ async fn finish(inner: &Arc<Inner>, pin: Pin, turn: Turn, sink: ProgressSink<'_>
     } else {
         Mode::Direct
     };
+    let mut fresh = Fresh::default();
     let walked = tokio::select! {
         biased;
         () = inner.stop.cancelled() => Err(Failure::stopping()),
-        walked = walk(inner, &held, mode, sink) => walked,
+        walked = walk(inner, &held, mode, sink, &mut fresh) => walked,
     };
     let pin = match walked {
         Ok(()) => held.walk.finish(now()).await.map_err(|error| sorted(&cid, error))?,
         Err(failure) => return Err(failure),
     };
+    fresh.tell(inner, Vec::new()).await;
     sink(progress(pin.progress));
     inner.announce_soon(cid);
     Ok(pin)
@@ -275,7 +277,13 @@ impl Told<'_> {
 }
 
 /// Walks until all was seen.
-async fn walk(inner: &Arc<Inner>, held: &Arc<Held>, mode: Mode, sink: ProgressSink<'_>) -> Result<(), Failure> {
+async fn walk(
+    inner: &Arc<Inner>,
+    held: &Arc<Held>,
+    mode: Mode,
+    sink: ProgressSink<'_>,
+    fresh: &mut Fresh,
+) -> Result<(), Failure> {
     let cid = held.walk.cid();
     let in_flight_max = inner.config.fetch.blocks_in_flight;
     let mut told = Told {
@@ -335,7 +343,9 @@ async fn walk(inner: &Arc<Inner>, held: &Arc<Held>, mode: Mode, sink: ProgressSi
         } else {
             gather.next().await?
         };
-        take(inner, held, got).await.map_err(|error| sorted(&cid, error))?;
+        take(inner, held, got, fresh)
+            .await
+            .map_err(|error| sorted(&cid, error))?;
         told.tell(held);
         look = true;
     }
@@ -354,8 +364,24 @@ async fn advance(held: &Arc<Held>, missing_max: usize) -> Result<Step, Failed> {
         .map_err(Failed::Store)
 }
 
+/// Blocks that were handed to the store and are to be told to the network: peers may wait for them. A batch is told when
+/// the next one is handed in, for the store hands back before it has written; who asks a moment too early is told that
+/// it is not there, and asks again by itself.
+#[derive(Default)]
+struct Fresh(Vec<(cluster_swarm::Cid, usize)>);
+
+impl Fresh {
+    async fn tell(&mut self, inner: &Inner, next: Vec<(cluster_swarm::Cid, usize)>) {
+        let before = std::mem::replace(&mut self.0, next);
+        if !before.is_empty() {
+            // A swarm that is gone shows itself in the next call.
+            let _ = inner.network.swarm.stored(before).await;
+        }
+    }
+}
+
 /// Hands what came to the store.
-async fn take(inner: &Inner, held: &Held, got: Vec<Got>) -> Result<(), cluster_blocks::Error> {
+async fn take(inner: &Inner, held: &Held, got: Vec<Got>, fresh: &mut Fresh) -> Result<(), cluster_blocks::Error> {
     let (mut blocks, mut elsewhere) = (Vec::with_capacity(got.len()), Vec::new());
     let mut stored = Vec::with_capacity(got.len());
     let mut bytes = 0;
@@ -379,8 +405,7 @@ async fn take(inner: &Inner, held: &Held, got: Vec<Got>) -> Result<(), cluster_b
     inner.gate.took(bytes);
     held.turn.seen.fetched.fetch_add(blocks.len() as u64, Ordering::Relaxed);
     held.walk.store(blocks).await?;
-    // Peers that wait for them are served. A swarm that is gone shows itself in the next call.
-    let _ = inner.network.swarm.stored(stored).await;
+    fresh.tell(inner, stored).await;
     Ok(())
 }
 

@@ -36,7 +36,7 @@ async fn child_that_fetches_until_it_is_killed() {
 async fn a_killed_node_goes_on_and_lies_about_nothing() {
     let a = Node::with(|config| {
         // Slow, so that there is a middle to be killed in.
-        config.swarm.server.bytes_per_second = Some(2_000_000);
+        config.swarm.server.bytes_per_second = 2_000_000;
     })
     .await;
     let blocks = tree(1, 20, 40, 10_000);
