@@ -7,12 +7,13 @@
 //! | follow a path, read, list, walk | [`Content`], over a [`Source`] |
 //! | get something as `ipfs get` does | [`Content::tar`] |
 //! | give out a CAR file | [`Content::car`] |
-//! | write what came out of a tar to a disk | [`names`]: which names are safe there |
+//! | write such a tar to a disk | [`unpack`]: nowhere else, whatever is in it |
+//! | know which names are safe on a disk | [`names`] |
 //!
 //! What content *is* lies in `cluster-dag`, which does no input and output. Here is what it takes to have many blocks
 //! under way at once: blocks are asked of a [`Source`] before they are needed, and given to a [`Sink`] in batches while
-//! the next ones are made. No runtime is needed, nothing is spawned: dropping a future or stream cancels all of its work,
-//! and a reader that is not polled fetches nothing.
+//! the next ones are made. A reader that is not polled fetches nothing, and dropping a future or stream cancels all of
+//! its work. No runtime is needed; where there is tokio's, the blocks of very large directories are made beside it.
 //!
 //! # Bounds
 //!
@@ -27,6 +28,7 @@
 //! | entries of an open directory | `cluster_dag::unixfs::DIRECTORY_ENTRIES_MAX` | its shape depends on the last one |
 //! | links that a walk has not followed yet | [`FRONTIER_MAX`] | a hostile DAG makes a walk hold no more than 50 MiB |
 //! | blocks that a walk knows again | [`SEEN_MAX`] | 70 MiB; beyond it a block may come twice |
+//! | symlinks and directories that [`unpack`] keeps in mind | [`unpack::KEPT_MAX`] | they are completed at the end |
 //! | root blocks of the directories that a tar is inside of | [`OPEN_DIRECTORIES_BYTES_MAX`] | a chain of wide directories would fill the memory |
 
 mod batch;
@@ -35,6 +37,7 @@ mod error;
 pub mod names;
 mod read;
 mod store;
+pub mod unpack;
 mod write;
 
 pub use batch::{BATCH_BLOCKS_MAX, BATCH_BYTES_MAX, BATCHES_MAX};

@@ -28,6 +28,9 @@ const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 const SYMLINK_MODE: u32 = 0o777;
 
+/// Bytes of a target that fit into a header.
+const LINK_BYTES_MAX: usize = 100;
+
 /// A directory whose entries are being written.
 struct Open {
     path: Vec<u8>,
@@ -118,9 +121,10 @@ fn below(directory: &[u8], name: &[u8]) -> Result<Vec<u8>, ContentError> {
     Ok(path)
 }
 
-/// The records in front of an entry: GNU's for what does not fit into a plain header.
+/// The records in front of an entry. A path that does not fit into a plain header comes as GNU has it, a long target and an
+/// exact mtime as POSIX has them.
 fn header(path: &[u8], kind: Kind<'_>, metadata: Metadata) -> Result<Bytes, ContentError> {
-    let refused = |_: io::Error| bad("path or symlink target", path, "can't be put into a tar archive");
+    let refused = |_: io::Error| bad("path", path, "or the symlink there can't be put into a tar archive");
     let (entry_type, mode, size) = match kind {
         Kind::File(bytes) => (EntryType::Regular, FILE_MODE, bytes),
         Kind::Directory => (EntryType::Directory, DIRECTORY_MODE, 0),
@@ -134,25 +138,34 @@ fn header(path: &[u8], kind: Kind<'_>, metadata: Metadata) -> Result<Bytes, Cont
     header.set_gid(0);
     let mtime = metadata.mtime.unwrap_or(Mtime { seconds: 0, nanos: 0 });
     header.set_mtime(u64::try_from(mtime.seconds).unwrap_or(0));
-    let mut builder = Builder::new(Vec::new());
+    let mut extensions: Vec<(&str, Vec<u8>)> = Vec::new();
     if mtime.seconds < 0 || mtime.nanos != 0 {
-        let text = decimal(mtime);
-        builder
-            .append_pax_extensions([("mtime", text.as_bytes())])
-            .map_err(refused)?;
+        extensions.push(("mtime", decimal(mtime).into_bytes()));
     }
-    match kind {
-        Kind::Symlink(target) => builder.append_link(&mut header, as_path(path), as_path(target)),
-        Kind::Directory => builder.append_data(&mut header, as_path(&[path, b"/"].concat()), io::empty()),
-        // The bytes follow by themselves, and so does what fills the last record.
-        Kind::File(_) => builder.append_data(&mut header, as_path(path), io::empty()),
+    let mut builder = Builder::new(Vec::new());
+    let path = match kind {
+        Kind::Directory => [path, b"/"].concat(),
+        Kind::File(_) => path.to_vec(),
+        Kind::Symlink(target) => {
+            // As it is: what takes it for a path makes `a` of `./a`.
+            let shown = &target[..target.len().min(LINK_BYTES_MAX)];
+            header.set_link_name_literal(shown).map_err(refused)?;
+            if shown.len() < target.len() {
+                extensions.push(("linkpath", target.to_vec()));
+            }
+            path.to_vec()
+        }
+    };
+    if !extensions.is_empty() {
+        let extensions = extensions.iter().map(|(key, value)| (*key, &value[..]));
+        builder.append_pax_extensions(extensions).map_err(refused)?;
     }
-    .map_err(refused)?;
+    // The bytes of a file follow by themselves, and so does what fills the last record.
+    let as_path = Path::new(OsStr::from_bytes(&path));
+    builder
+        .append_data(&mut header, as_path, io::empty())
+        .map_err(refused)?;
     Ok(Bytes::from(std::mem::take(builder.get_mut())))
-}
-
-fn as_path(bytes: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(bytes))
 }
 
 /// Seconds with a fraction: -2 s and 500 000 000 ns are -1.5.

@@ -21,6 +21,8 @@ pub struct Store {
     pub puts: Gauge,
     /// Bytes in batches that are under way.
     pub put_bytes: Gauge,
+    /// How long a batch takes, in turns of the task; some at least.
+    pub put_turns: usize,
     /// Fails from this many batches on.
     pub full_after: Option<usize>,
 }
@@ -104,7 +106,7 @@ impl Sink for Store {
             .put_bytes
             .enter(blocks.iter().map(|block| block.bytes().len()).sum());
         assert!(!blocks.is_empty(), "a batch holds something");
-        for _ in 0..10 {
+        for _ in 0..10 + self.put_turns {
             tokio::task::yield_now().await;
         }
         if self.full_after.is_some_and(|batches| self.puts.total() > batches) {
