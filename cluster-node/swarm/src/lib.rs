@@ -24,7 +24,7 @@
 //! | connections | 4 of a peer | 512, of which others opened 384; 64 each in their handshake; above 256 peers the idle ones go |
 //! | streams | 256 of a connection, 64 of them negotiating; a Yamux stream that is not read holds 256 KiB, QUIC 16 MiB of a connection | |
 //! | streams of Bitswap that are read | 32 of a connection, 32 KiB each | |
-//! | messages of more than 16 KiB that arrive, are hashed or wait for the engine | 4 of a connection, 4 MiB each | 64 |
+//! | messages of more than 16 KiB that arrive, are hashed or wait for the engine | 8 of a connection, 4 MiB each | 64 |
 //! | messages that wait for the engine | | 64 |
 //! | a message that arrives | 20 s without a byte, 120 s in all | |
 //! | a message that is written | 20 s without progress | as the engine's bytes written |

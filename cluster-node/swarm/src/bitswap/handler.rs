@@ -33,6 +33,12 @@ const OPENING: Duration = Duration::from_secs(10);
 pub(crate) struct Opener(mpsc::UnboundedSender<oneshot::Sender<Result<Stream, String>>>);
 
 impl Opener {
+    /// An opener whose connection is gone.
+    #[cfg(test)]
+    pub(crate) fn of_nothing() -> Self {
+        Self(mpsc::unbounded_channel().0)
+    }
+
     /// A new stream.
     ///
     /// # Errors

@@ -21,8 +21,8 @@ const WRITE_BYTES: usize = 64 << 10;
 /// A peer that takes nothing for so long loses the stream, and the memory that its frame holds here is free again.
 const STALL: Duration = Duration::from_secs(20);
 
-/// A stream that is not used for so long is closed; the next frame opens another. js-libp2p resets streams that bring no
-/// message for five seconds, and a frame that is written into such a stream is lost.
+/// A stream that is not used for so long is closed; the next frame opens another. Helia resets streams that bring no message
+/// for five seconds (`DEFAULT_MESSAGE_RECEIVE_TIMEOUT` of @helia/bitswap), and what is written into such a stream is lost.
 const IDLE: Duration = Duration::from_secs(4);
 
 /// After so many failures in a row the lane counts as hopeless.

@@ -38,8 +38,9 @@ pub(crate) use lane::LaneQueue;
 /// not read on until one is done.
 pub(crate) const LARGE_MESSAGES_MAX: usize = 64;
 
-/// The same of one connection, so that one peer holds up no others.
-pub(crate) const LARGE_MESSAGES_OF_CONNECTION: usize = 4;
+/// The same of one connection, so that one peer holds up no others. Kubo writes to a peer with eight workers, each in a
+/// stream of its own.
+pub(crate) const LARGE_MESSAGES_OF_CONNECTION: usize = 8;
 
 /// Messages that wait for the engine; large ones among them count above as well.
 pub(crate) const MESSAGES_WAITING: usize = 64;

@@ -200,3 +200,92 @@ impl Peers {
         self.links.get(&link).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    fn shared() -> Arc<Shared> {
+        let (control, _) = mpsc::unbounded_channel();
+        let (messages, _) = mpsc::channel(1);
+        let shared = Shared::new(control, messages, TaskTracker::new(), CancellationToken::new());
+        Arc::new(shared)
+    }
+
+    fn up(peers: &mut Peers, link: u64, id: PeerId, relayed: bool) -> Came {
+        peers.up(LinkId(link), id, Version::V1_2, relayed, Opener::of_nothing())
+    }
+
+    fn send(peers: &mut Peers, peer: Peer, lane: Lane) -> bool {
+        peers.send(peer, lane, Bytes::from_static(b"frame"), &shared())
+    }
+
+    #[tokio::test]
+    async fn frames_that_are_lost_with_a_link_are_counted() {
+        let mut peers = Peers::default();
+        let id = PeerId::random();
+        let Came::New(peer) = up(&mut peers, 1, id, false) else {
+            panic!("new")
+        };
+        assert_eq!(up(&mut peers, 2, id, false), Came::Another);
+        for _ in 0..3 {
+            assert!(send(&mut peers, peer, Lane::Answers));
+        }
+        assert!(send(&mut peers, peer, Lane::Wants));
+        assert_eq!(peers.done(LinkId(1), Lane::Answers), Some(peer));
+        // Nothing was under way there.
+        assert_eq!(peers.done(LinkId(2), Lane::Answers), None);
+        let gone = Gone::Partly { peer, wants: 1, answers: 2 };
+        assert_eq!(peers.down(LinkId(1)), gone);
+        // Word of a frame that was counted as lost comes too late.
+        assert_eq!(peers.done(LinkId(1), Lane::Answers), None);
+        assert!(send(&mut peers, peer, Lane::Answers));
+        assert_eq!(peers.done(LinkId(2), Lane::Answers), Some(peer));
+        assert_eq!(peers.done(LinkId(2), Lane::Answers), None);
+        assert_eq!(peers.down(LinkId(2)), Gone::Wholly { peer });
+        assert_eq!(peers.down(LinkId(2)), Gone::Unknown);
+        assert!(!send(&mut peers, peer, Lane::Wants));
+        assert!(peers.remotes.is_empty() && peers.links.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_direct_link_is_taken_once_nothing_is_under_way_by_the_relay() {
+        let mut peers = Peers::default();
+        let id = PeerId::random();
+        let Came::New(peer) = up(&mut peers, 1, id, true) else {
+            panic!("new")
+        };
+        assert!(send(&mut peers, peer, Lane::Wants));
+        assert_eq!(up(&mut peers, 2, id, false), Came::Another);
+        assert!(send(&mut peers, peer, Lane::Wants));
+        assert_eq!(peers.done(LinkId(1), Lane::Wants), Some(peer));
+        assert_eq!(peers.done(LinkId(1), Lane::Wants), Some(peer));
+        assert!(send(&mut peers, peer, Lane::Wants));
+        assert_eq!(peers.done(LinkId(2), Lane::Wants), Some(peer));
+        // The relay going is no loss.
+        let gone = Gone::Partly { peer, wants: 0, answers: 0 };
+        assert_eq!(peers.down(LinkId(1)), gone);
+        assert_eq!(peers.id(peer), Some(id));
+        assert_eq!(peers.of_link(LinkId(2)), Some(peer));
+    }
+
+    #[test]
+    fn a_number_belongs_to_one_peer() {
+        let mut peers = Peers::default();
+        let (first, second) = (PeerId::random(), PeerId::random());
+        assert_ne!(peers.numbers.of(&first), peers.numbers.of(&second));
+        let Came::New(peer) = up(&mut peers, 1, first, false) else {
+            panic!("new")
+        };
+        // As if both had the same number.
+        if let Some(remote) = peers.remotes.get_mut(&peer) {
+            remote.id = second;
+        }
+        assert_eq!(up(&mut peers, 2, first, false), Came::Taken);
+        assert_eq!(peers.of_link(LinkId(2)), None);
+    }
+}
