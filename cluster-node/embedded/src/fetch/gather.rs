@@ -1,0 +1,611 @@
+//! A session that gathers blocks from all sources at once.
+//!
+//! It knows nothing of stores and pins: blocks are wanted, and come in any order. One Bitswap session serves all of its
+//! wants, so that who had one block is asked for the next ones.
+//!
+//! | what | bound | why |
+//! |---|---|---|
+//! | wants | the caller's, at most [`crate::config::BLOCKS_IN_FLIGHT_MAX`] | each block is up to 2 MiB |
+//! | blocks of a CAR that nobody wants yet | [`EARLY_BYTES_MAX`] | it comes in the order in which a walk wants it, give or take a few |
+//! | searches | one at a time | each is dozens of messages, and what one finds mostly has the rest as well |
+//! | candidates of a search | [`super::search::CANDIDATES_MAX`] | each is a dial |
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster_dag::Block;
+use cluster_swarm::{Candidate, Closed, Fetch, FetchEvent, from_wire, to_wire};
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use node_core::Cid;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::Network;
+use super::plan::{self, Around, Step, Want};
+use super::search::{CANDIDATES_MAX, Search};
+use crate::http::Answered;
+
+/// Bytes of blocks kept that came in a CAR before they were wanted.
+pub(crate) const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Blocks of a CAR that lie in its channel.
+const CAR_BLOCKS_MAX: usize = 4;
+
+/// How long a CAR that brings nothing wanted holds back requests for single blocks.
+const CAR_QUIET: Duration = Duration::from_secs(2);
+
+/// How long a CAR may bring nothing that is wanted before it is given up.
+const CAR_STUCK: Duration = Duration::from_secs(10);
+
+/// How often what is to be done next is thought about, when nothing happens.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Pause between two searches.
+const SEARCH_PAUSE: Duration = Duration::from_secs(5);
+
+/// Events of the network taken at once.
+const EVENTS_MAX: usize = 64;
+
+/// What came.
+#[derive(Debug)]
+pub(crate) enum Got {
+    /// A block, checked.
+    Block(Block),
+    /// It came into the store another way.
+    Held(Cid),
+}
+
+/// Why a session ends without what it wants.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum GatherError {
+    /// Nobody is left to be asked.
+    #[error("nobody has {cid}{others}: no connected peer, no provider that was found and no gateway")]
+    NotFound {
+        /// One that is missing.
+        cid: Cid,
+        /// How many more are missing, in words.
+        others: String,
+    },
+    /// Somebody says to have it, or may, and does not bring it.
+    #[error("no block came for {after:?} while {cid}{others} was waited for")]
+    Stalled {
+        /// One that is missing.
+        cid: Cid,
+        /// How many more are missing, in words.
+        others: String,
+        /// How long.
+        after: Duration,
+    },
+    /// The node shuts down.
+    #[error("the node shuts down")]
+    Closed,
+}
+
+impl From<Closed> for GatherError {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+struct Wanted {
+    since: Instant,
+    nobody: bool,
+    searched: bool,
+    refused: u16,
+    at_gateway: bool,
+    /// All connected peers were asked, and not only those that had something before.
+    broad: bool,
+}
+
+/// A CAR file that comes.
+struct Car {
+    place: usize,
+    running: BoxFuture<'static, Result<(), String>>,
+    blocks: mpsc::Receiver<Block>,
+    ended: bool,
+    /// When it last brought something that was wanted.
+    useful: Instant,
+}
+
+type Asked = BoxFuture<'static, (Cid, usize, Answered)>;
+
+/// A session. Dropping it ends all of its requests.
+pub(crate) struct Gather {
+    network: Arc<Network>,
+    root: Cid,
+    fetch: Fetch,
+    wants: HashMap<Cid, Wanted>,
+    requests: FuturesUnordered<Asked>,
+    search: Option<Search>,
+    root_searched: bool,
+    search_again_at: Instant,
+    car: Option<Car>,
+    car_tried: bool,
+    early: HashMap<Cid, Block>,
+    early_bytes: usize,
+    ready: Vec<Got>,
+    events: Vec<FetchEvent>,
+    /// To be told to the network.
+    candidates: Vec<Candidate>,
+    unwanted: Vec<cluster_swarm::Cid>,
+    ask_all: Vec<cluster_swarm::Cid>,
+    again: Vec<cluster_swarm::Cid>,
+    /// The first wants are asked of everybody.
+    fresh: bool,
+    /// When a block came last.
+    progressed: Instant,
+    /// When somebody new was found.
+    hopeful: Instant,
+    think_at: Instant,
+}
+
+impl Gather {
+    /// Begins a session for what lies below `root`. These candidates are asked besides the fellows.
+    pub(crate) async fn begin(
+        network: &Arc<Network>,
+        root: Cid,
+        mut candidates: Vec<Candidate>,
+    ) -> Result<Self, GatherError> {
+        candidates.extend(network.fellows.lock().iter().cloned());
+        let fetch = network.swarm.fetch(candidates).await?;
+        let now = Instant::now();
+        Ok(Self {
+            network: Arc::clone(network),
+            root,
+            fetch,
+            wants: HashMap::new(),
+            requests: FuturesUnordered::new(),
+            search: None,
+            root_searched: false,
+            search_again_at: now,
+            car: None,
+            car_tried: false,
+            early: HashMap::new(),
+            early_bytes: 0,
+            ready: Vec::new(),
+            events: Vec::new(),
+            candidates: Vec::new(),
+            unwanted: Vec::new(),
+            ask_all: Vec::new(),
+            again: Vec::new(),
+            fresh: true,
+            progressed: now,
+            hopeful: now,
+            think_at: now,
+        })
+    }
+
+    /// How many are wanted and have not come.
+    pub(crate) fn wanted(&self) -> usize {
+        self.wants.len()
+    }
+
+    /// Whether some have come that were not taken yet.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Wants these blocks; identity CIDs are none of its business.
+    pub(crate) async fn want(&mut self, cids: &[Cid]) -> Result<(), GatherError> {
+        let now = Instant::now();
+        let mut wires = Vec::with_capacity(cids.len());
+        for cid in cids {
+            if let Some(block) = self.early.remove(cid) {
+                self.early_bytes -= block.bytes().len();
+                self.useful(now);
+                self.network.counters.from_gateway(block.bytes().len());
+                self.ready.push(Got::Block(block));
+                continue;
+            }
+            let wire = to_wire(cid);
+            let wanted = Wanted {
+                since: now,
+                // Bitswap can't name it, so no peer can be asked.
+                nobody: wire.is_none(),
+                searched: false,
+                refused: 0,
+                at_gateway: false,
+                broad: self.fresh,
+            };
+            wires.extend(wire);
+            self.wants.insert(*cid, wanted);
+        }
+        let broad = self.fresh;
+        if !wires.is_empty() {
+            self.fresh = false;
+            self.fetch.want(wires, broad).await?;
+        }
+        if self.network.gateways.len() > 0 && self.network.gateway_config.after.is_zero() {
+            self.think_at = now;
+        }
+        Ok(())
+    }
+
+    /// Does not want these any more.
+    pub(crate) fn forget(&mut self, cids: &[Cid]) {
+        for cid in cids {
+            if self.wants.remove(cid).is_some() {
+                self.unwanted.extend(to_wire(cid));
+            }
+        }
+    }
+
+    /// Something moved elsewhere: blocks of this pin were found in the store.
+    pub(crate) fn moved(&mut self) {
+        self.progressed = Instant::now();
+    }
+
+    /// What came, at least one. Loses nothing when it is dropped while it waits.
+    pub(crate) async fn next(&mut self) -> Result<Vec<Got>, GatherError> {
+        loop {
+            let now = Instant::now();
+            if now >= self.think_at {
+                self.think(now);
+                self.think_at = now + TICK;
+            }
+            self.tell().await?;
+            if !self.ready.is_empty() {
+                self.progressed = Instant::now();
+                return Ok(std::mem::take(&mut self.ready));
+            }
+            self.check(now)?;
+            self.wait().await?;
+        }
+    }
+
+    /// Waits for the next thing to happen, and takes it.
+    async fn wait(&mut self) -> Result<(), GatherError> {
+        let room = self.early_bytes < EARLY_BYTES_MAX;
+        tokio::select! {
+            count = self.fetch.next_many(&mut self.events, EVENTS_MAX) => {
+                if count == 0 {
+                    return Err(GatherError::Closed);
+                }
+                self.take_events();
+            }
+            Some((cid, place, answer)) = self.requests.next(), if !self.requests.is_empty() => {
+                self.take_answer(cid, place, answer);
+            }
+            event = search_event(&mut self.search) => self.take_search(event),
+            event = car_event(&mut self.car, room) => self.take_car(event),
+            () = sleep_until(self.think_at) => {}
+        }
+        Ok(())
+    }
+
+    /// Tells the network what has piled up. Told twice is harmless, so it may be cut off anywhere.
+    async fn tell(&mut self) -> Result<(), GatherError> {
+        if !self.unwanted.is_empty() {
+            self.fetch.unwant(self.unwanted.clone()).await?;
+            self.unwanted.clear();
+        }
+        if !self.ask_all.is_empty() {
+            // Wanted blocks are not wanted twice: so it has to be let go first.
+            self.fetch.unwant(self.ask_all.clone()).await?;
+            self.fetch.want(self.ask_all.clone(), true).await?;
+            self.ask_all.clear();
+        }
+        if !self.candidates.is_empty() {
+            self.fetch.candidates(self.candidates.clone()).await?;
+            self.candidates.clear();
+        }
+        Ok(())
+    }
+
+    fn take_events(&mut self) {
+        for event in std::mem::take(&mut self.events) {
+            match event {
+                FetchEvent::Block { cid, data, .. } => {
+                    let Some(cid) = from_wire(&cid).filter(|cid| self.wants.remove(cid).is_some()) else {
+                        continue;
+                    };
+                    self.network.counters.from_peer(data.len());
+                    self.ready.push(Got::Block(Block::trusted(cid, data)));
+                }
+                FetchEvent::Held(cid) => {
+                    if let Some(cid) = from_wire(&cid).filter(|cid| self.wants.remove(cid).is_some()) {
+                        self.ready.push(Got::Held(cid));
+                    }
+                }
+                FetchEvent::NobodyHas(cids) => {
+                    for wire in cids {
+                        let Some(wanted) = from_wire(&wire).and_then(|cid| self.wants.get_mut(&cid)) else {
+                            continue;
+                        };
+                        if wanted.broad {
+                            wanted.nobody = true;
+                        } else {
+                            // Who had nothing of the root may have this: after a restart the session knows nobody, and
+                            // an origin may hold one part only.
+                            wanted.broad = true;
+                            self.ask_all.push(wire);
+                        }
+                    }
+                    self.think_at = Instant::now();
+                }
+                FetchEvent::Refused { cids, reason } => {
+                    tracing::debug!(?reason, count = cids.len(), "wants were not taken, asking again");
+                    self.again.extend(cids);
+                }
+            }
+        }
+    }
+
+    fn take_answer(&mut self, cid: Cid, place: usize, answer: Answered) {
+        self.think_at = Instant::now();
+        let Some(wanted) = self.wants.get_mut(&cid) else {
+            return;
+        };
+        wanted.at_gateway = false;
+        match answer {
+            Answered::Block(block) => self.from_gateway(block),
+            Answered::Missing => wanted.refused |= 1 << place,
+            Answered::Failed(reason) => {
+                wanted.refused |= 1 << place;
+                tracing::debug!(%cid, reason, "a gateway did not bring a block");
+            }
+        }
+    }
+
+    /// A block that is wanted came from a gateway.
+    fn from_gateway(&mut self, block: Block) {
+        let cid = block.cid();
+        self.wants.remove(&cid);
+        self.unwanted.extend(to_wire(&cid));
+        self.network.counters.from_gateway(block.bytes().len());
+        self.ready.push(Got::Block(block));
+    }
+
+    fn take_search(&mut self, event: SearchEvent) {
+        let now = Instant::now();
+        self.think_at = now;
+        match event {
+            SearchEvent::Found(candidate) => {
+                self.hopeful = now;
+                self.candidates.push(candidate);
+                let Some(search) = &mut self.search else {
+                    return;
+                };
+                search.count += 1;
+                if search.count < CANDIDATES_MAX {
+                    return;
+                }
+            }
+            SearchEvent::Ended => {}
+        }
+        let Some(search) = self.search.take() else {
+            return;
+        };
+        tracing::debug!(cid = %search.cid, found = search.count, "searched for providers");
+        self.search_again_at = now + SEARCH_PAUSE;
+        // Of the root: whatever it found will be asked for everything. Of a block below: its neighbours mostly lie where
+        // it lies, so they are not looked for one by one.
+        let below = search.cid != self.root;
+        for (cid, wanted) in &mut self.wants {
+            wanted.searched |= below || *cid == search.cid;
+        }
+    }
+
+    fn take_car(&mut self, event: CarEvent) {
+        let now = Instant::now();
+        match event {
+            CarEvent::Block(block) => {
+                let cid = block.cid();
+                if self.wants.contains_key(&cid) {
+                    self.useful(now);
+                    self.from_gateway(block);
+                } else if !self.early.contains_key(&cid) {
+                    self.early_bytes += block.bytes().len();
+                    self.early.insert(cid, block);
+                }
+            }
+            CarEvent::Ended(result) => {
+                if let Some(car) = self.car.take() {
+                    self.car_over(car.place, result.err());
+                }
+            }
+        }
+    }
+
+    fn car_over(&mut self, place: usize, reason: Option<String>) {
+        if let Some(reason) = reason {
+            tracing::debug!(root = %self.root, reason, "a CAR file ended before its time");
+        }
+        self.think_at = Instant::now();
+        if let Some(wanted) = self.wants.get_mut(&self.root) {
+            // It began with something else, or with nothing.
+            wanted.refused |= 1 << place;
+            wanted.at_gateway = false;
+        }
+    }
+
+    fn useful(&mut self, now: Instant) {
+        if let Some(car) = &mut self.car {
+            car.useful = now;
+        }
+    }
+
+    /// Starts what is due.
+    fn think(&mut self, now: Instant) {
+        if !self.again.is_empty() {
+            // Let go and wanted anew: both are harmless for what was taken meanwhile.
+            self.ask_all.append(&mut self.again);
+        }
+        if let Some(car) = self.car.take_if(|car| now.duration_since(car.useful) > CAR_STUCK) {
+            self.car_over(
+                car.place,
+                Some(format!("it brought nothing that is wanted for {CAR_STUCK:?}")),
+            );
+            self.early.clear();
+            self.early_bytes = 0;
+        }
+        let mut around = Around {
+            usable: self.network.gateways.usable(),
+            well: self.network.gateways.well(),
+            gateway_after: self.network.gateway_config.after,
+            car_flows: self
+                .car
+                .as_ref()
+                .is_some_and(|car| now.duration_since(car.useful) < CAR_QUIET),
+            can_search: self.network.can_search(),
+            searching: self.search.is_some() || now < self.search_again_at,
+        };
+        // The oldest first, so that no want is passed over for ever.
+        let mut order: Vec<(Instant, Cid)> = self.wants.iter().map(|(cid, wanted)| (wanted.since, *cid)).collect();
+        order.sort_unstable();
+        for (_, cid) in order {
+            let Some(wanted) = self.wants.get(&cid) else {
+                continue;
+            };
+            let mut step = plan::next(wanted.known(now), around);
+            if step == Step::Search {
+                let root_first = !self.root_searched;
+                self.root_searched = true;
+                let whom = if root_first { self.root } else { cid };
+                self.search = Some(Search::begin(&self.network, whom));
+                around.searching = true;
+                step = plan::next(wanted.known(now), around);
+            }
+            if let Step::Gateway(place) = step {
+                self.ask_gateway(cid, place, now);
+                around.usable = self.network.gateways.usable();
+            }
+        }
+    }
+
+    fn ask_gateway(&mut self, cid: Cid, place: usize, now: Instant) {
+        if let Some(wanted) = self.wants.get_mut(&cid) {
+            wanted.at_gateway = true;
+        }
+        let gateways = self.network.gateways.clone();
+        if cid == self.root && self.network.gateway_config.car && !self.car_tried {
+            self.car_tried = true;
+            let (sender, blocks) = mpsc::channel(CAR_BLOCKS_MAX);
+            self.car = Some(Car {
+                place,
+                running: async move { gateways.car(place, cid, sender).await }.boxed(),
+                blocks,
+                ended: false,
+                useful: now,
+            });
+            return;
+        }
+        // Counted from here on, and not from the first poll: the next decision looks at who is busy.
+        let asked = gateways.block(place, cid);
+        self.requests.push(async move { (cid, place, asked.await) }.boxed());
+    }
+
+    /// Whether it is over.
+    fn check(&self, now: Instant) -> Result<(), GatherError> {
+        let Some((cid, _)) = self.wants.iter().min_by_key(|(_, wanted)| wanted.since) else {
+            return Ok(());
+        };
+        let quiet = now.duration_since(self.progressed);
+        let config = self.network.config;
+        let stalled = quiet >= config.stall_timeout;
+        let hopeless = now.duration_since(self.progressed.max(self.hopeful)) >= config.not_found_after;
+        if !stalled && !hopeless {
+            return Ok(());
+        }
+        let others = match self.wants.len() - 1 {
+            0 => String::new(),
+            count => format!(" and {count} other blocks"),
+        };
+        let around = Around {
+            usable: self.network.gateways.usable(),
+            well: self.network.gateways.well(),
+            gateway_after: self.network.gateway_config.after,
+            car_flows: self.car.is_some(),
+            can_search: self.network.can_search(),
+            searching: self.search.is_some() || now < self.search_again_at,
+        };
+        let all = |test: &dyn Fn(&Wanted) -> bool| self.wants.values().all(test);
+        let exhausted = all(&|wanted| plan::next(wanted.known(now), around) == Step::Exhausted);
+        let nobody = all(&|wanted| wanted.nobody);
+        if exhausted || stalled && nobody {
+            return Err(GatherError::NotFound { cid: *cid, others });
+        }
+        if stalled {
+            let after = config.stall_timeout;
+            return Err(GatherError::Stalled {
+                cid: *cid,
+                others,
+                after,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Wanted {
+    fn known(&self, now: Instant) -> Want {
+        Want {
+            waited: now.duration_since(self.since),
+            nobody: self.nobody,
+            searched: self.searched,
+            refused: self.refused,
+            at_gateway: self.at_gateway,
+        }
+    }
+}
+
+enum SearchEvent {
+    Found(Candidate),
+    Ended,
+}
+
+/// The next thing that a search does; never, when there is none.
+async fn search_event(search: &mut Option<Search>) -> SearchEvent {
+    let Some(search) = search else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        biased;
+        found = search.found.recv() => match found {
+            Some(candidate) => SearchEvent::Found(candidate),
+            None => SearchEvent::Ended,
+        },
+        () = &mut search.running => match search.found.try_recv() {
+            // What it found last is taken first; the next call ends it.
+            Ok(candidate) => {
+                search.running = std::future::pending().boxed();
+                SearchEvent::Found(candidate)
+            }
+            Err(_) => SearchEvent::Ended,
+        },
+    }
+}
+
+enum CarEvent {
+    Block(Block),
+    Ended(Result<(), String>),
+}
+
+/// The next thing that a CAR file brings; never, when there is none or no room for its blocks.
+async fn car_event(car: &mut Option<Car>, room: bool) -> CarEvent {
+    let Some(car) = car.as_mut().filter(|_| room) else {
+        return std::future::pending().await;
+    };
+    if !car.ended {
+        tokio::select! {
+            biased;
+            block = car.blocks.recv() => if let Some(block) = block {
+                return CarEvent::Block(block);
+            },
+            result = &mut car.running => {
+                car.ended = true;
+                if let Err(reason) = result {
+                    return CarEvent::Ended(Err(reason));
+                }
+            }
+        }
+    }
+    // Its end may have overtaken its last blocks in the channel.
+    match car.blocks.recv().await {
+        Some(block) => CarEvent::Block(block),
+        None => CarEvent::Ended(Ok(())),
+    }
+}

@@ -1,0 +1,10 @@
+//! Getting blocks from outside: peers, gateways, and whoever they are found by.
+
+mod gather;
+mod network;
+mod plan;
+mod search;
+
+pub(crate) use gather::{Gather, GatherError, Got};
+pub use network::Fetched;
+pub(crate) use network::{Network, candidate};

@@ -1,0 +1,220 @@
+//! Garbage, beside everything else, and disks that fill.
+
+use std::time::Duration;
+
+use cluster_content::Sink as _;
+use cluster_embedded::State;
+use cluster_ipfs::{IpfsNode as _, LookFor};
+use node_core::{ErrorClass, PinMode};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_block_outlives_one_of_its_pins() {
+    let node = Node::start().await;
+    let one = tree(1, 3, 10, 500);
+    // The second one has the first node of the first in it.
+    let shared = &one[..11];
+    let own = tree(2, 1, 5, 500);
+    let top = parent(&[shared[10].cid(), root(&own)]);
+    let two: Vec<_> = shared.iter().chain(&own).cloned().chain([top]).collect();
+    node.put(&one).await;
+    node.put(&two).await;
+    for blocks in [&one, &two] {
+        let added = within(
+            "pinning",
+            node.node.pin_add(&root(blocks), PinMode::Recursive, "", &silent),
+        )
+        .await;
+        assert_eq!(added.expect("all is there").progress.blocks, blocks.len() as u64);
+    }
+    assert_eq!(node.fetched().await, 0);
+    node.put(&[leaf(77, 500)]).await;
+    let estimate = node
+        .node
+        .estimate_garbage(Duration::from_secs(5))
+        .await
+        .expect("estimate");
+    assert_eq!(estimate.garbage.blocks, 1);
+    let report = within("collecting", node.node.collect_garbage())
+        .await
+        .expect("collected");
+    assert_eq!(
+        (report.deleted_blocks, report.deleted_bytes, report.running),
+        (1, 500, false)
+    );
+
+    node.node.pin_rm(&root(&one)).await.expect("removed");
+    let report = within("collecting", node.node.collect_garbage())
+        .await
+        .expect("collected");
+    assert_eq!(report.deleted_blocks, (one.len() - shared.len()) as u64);
+    assert_eq!((node.has(&two), node.has(&one)), (two.len(), shared.len()));
+    node.node.pin_rm(&root(&two)).await.expect("removed");
+    within("collecting", node.node.collect_garbage())
+        .await
+        .expect("collected");
+    assert_eq!((node.has(&two), node.has(&one)), (0, 0));
+    assert_eq!(node.node.report().await.expect("report").usage.blocks, 0);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adds_pins_and_collection_run_beside_each_other() {
+    let (a, b) = (Node::start().await, Node::start().await);
+    let there: Vec<_> = (10..14).map(|seed| tree(seed, 4, 20, 800)).collect();
+    for blocks in &there {
+        a.put(blocks).await;
+    }
+    b.knows(&[&a]);
+    let added: Vec<_> = (20..26).map(|seed| tree(seed, 3, 20, 800)).collect();
+    let adding = async {
+        for blocks in &added {
+            let session = b.node.begin_add();
+            for batch in blocks.chunks(7) {
+                session.put(batch.to_vec()).await.expect("stored");
+                tokio::task::yield_now().await;
+            }
+            session
+                .pin(&root(blocks), PinMode::Recursive, "", &silent)
+                .await
+                .expect("pinned");
+        }
+    };
+    let pinning = async {
+        for blocks in &there {
+            b.node
+                .pin_add(&root(blocks), PinMode::Recursive, "", &silent)
+                .await
+                .expect("pinned");
+        }
+    };
+    let done = tokio_util::sync::CancellationToken::new();
+    let collecting = async {
+        let mut passes = 0;
+        while !done.is_cancelled() {
+            b.node.collect_garbage().await.expect("collected");
+            passes += 1;
+        }
+        passes
+    };
+    let work = async {
+        tokio::join!(adding, pinning);
+        done.cancel();
+    };
+    let ((), passes) = within("all of it", async { tokio::join!(work, collecting) }).await;
+    assert!(passes > 0);
+    for blocks in there.iter().chain(&added) {
+        assert_eq!(b.has(blocks), blocks.len());
+    }
+    let pins = b.node.pins(None, 100).await.expect("pins");
+    assert_eq!(pins.len(), there.len() + added.len());
+    assert!(pins.iter().all(|pin| pin.state == State::Complete));
+    // Half of them go, and exactly their blocks.
+    for blocks in &there {
+        b.node.pin_rm(&root(blocks)).await.expect("removed");
+    }
+    within("collecting", b.node.collect_garbage()).await.expect("collected");
+    for blocks in &there {
+        assert_eq!(b.has(blocks), 0);
+    }
+    for blocks in &added {
+        assert_eq!(b.has(blocks), blocks.len());
+    }
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn intake_stops_at_the_mark_and_goes_on_below_it() {
+    let (a, b) = (
+        Node::start().await,
+        Node::with(|config| {
+            config.disk.max_bytes = Some(64 * 1024 * 1024);
+            config.gc.by_itself = false;
+        })
+        .await,
+    );
+    let blocks = tree(3, 4, 30, 1_000_000);
+    a.put(&blocks).await;
+    b.knows(&[&a]);
+    let error = within(
+        "pinning",
+        b.node.pin_add(&root(&blocks), PinMode::Recursive, "", &silent),
+    )
+    .await;
+    let error = error.expect_err("it does not fit");
+    assert_eq!(error.class, ErrorClass::DiskFull, "{error}");
+    assert!(error.message.contains("disk.max_bytes"), "{error}");
+    assert_eq!(
+        b.node.pin_ls(&root(&blocks), LookFor::Recursive).await.expect("listed"),
+        None
+    );
+    let stat = b.node.repo_stat().await.expect("stat");
+    assert_eq!(stat.max_bytes, Some(64 * 1024 * 1024));
+    assert!(stat.used_bytes < 72 * 1024 * 1024, "{stat:?}");
+    let refused = b.node.begin_add().put(vec![leaf(5, 10)]).await.expect_err("full");
+    assert_eq!(refused.class, ErrorClass::DiskFull);
+    assert!(b.node.report().await.expect("report").intake_stopped.is_some());
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_goes_by_itself_when_the_disk_fills() {
+    let node = Node::with(|config| {
+        // Free space that no disk has: garbage is collected, and nothing is stopped by the store's own size.
+        config.disk.max_bytes = Some(1024 * 1024);
+        config.disk.stop_percent = 100;
+        config.disk.collect_percent = 1;
+        config.gc.interval = Duration::from_millis(100);
+    })
+    .await;
+    let blocks = tree(4, 1, 10, 10_000);
+    node.put(&blocks).await;
+    until("the garbage is gone", || async { node.has(&blocks) == 0 }).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_the_disk_spoilt_is_fetched_again() {
+    let a = Node::start().await;
+    let b = Node::with(|config| {
+        config.scrub.bytes_per_second = 100_000_000;
+        config.scrub.pause = Duration::from_millis(100);
+    })
+    .await;
+    let blocks = tree(5, 2, 10, 5_000);
+    a.put(&blocks).await;
+    // Put past all checks, as a disk would do it.
+    let mut on_b = blocks.clone();
+    on_b[3] = cluster_dag::Block::trusted(blocks[3].cid(), vec![7; 5_000].into());
+    let session = b.node.begin_add();
+    session.put(on_b).await.expect("stored");
+    b.knows(&[&a]);
+    within("pinning", session.pin(&root(&blocks), PinMode::Recursive, "n", &silent))
+        .await
+        .expect("pinned");
+    drop(session);
+    until("it is found and repaired", || async {
+        b.node.report().await.expect("report").scrub.repaired == 1
+    })
+    .await;
+    let scrub = b.node.report().await.expect("report").scrub;
+    assert_eq!(scrub.corrupt, 1, "{scrub:?}");
+    assert_eq!(scrub.broken, []);
+    assert_eq!(
+        b.node.store().get(&blocks[3].cid()).expect("read"),
+        Some(blocks[3].bytes().clone())
+    );
+    assert!(
+        b.node
+            .pin_ls(&root(&blocks), LookFor::Recursive)
+            .await
+            .expect("listed")
+            .is_some()
+    );
+    assert_eq!(b.fetched().await, 1);
+    a.stop().await;
+    b.stop().await;
+}
