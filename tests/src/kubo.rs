@@ -183,8 +183,8 @@ impl KuboDaemon {
 
     /// Adds a file of many blocks without pinning it.
     pub async fn add_in_chunks(&self, content: &[u8], chunk_bytes: usize) -> anyhow::Result<Cid> {
-        self.add_parts(&format!("chunker=size-{chunk_bytes}"), &[("file", content)])
-            .await
+        let options = format!("cid-version=1&chunker=size-{chunk_bytes}");
+        self.add_with(&options, &[("file", content)]).await
     }
 
     /// Adds a directory of files, by name and content, without pinning it; a block is at most 256 KiB.
@@ -193,14 +193,16 @@ impl KuboDaemon {
             .iter()
             .map(|(name, content)| (name.as_str(), content.as_slice()))
             .collect();
-        self.add_parts("chunker=size-262144&wrap-with-directory=true", &parts)
-            .await
+        let options = "cid-version=1&chunker=size-262144&wrap-with-directory=true";
+        self.add_with(options, &parts).await
     }
 
-    async fn add_parts(&self, options: &str, parts: &[(&str, &[u8])]) -> anyhow::Result<Cid> {
+    /// Adds files, by name and content, without pinning them, with options of Kubo's `/api/v0/add` as in a query. Gives
+    /// the CID that Kubo names last: of the last file, or of the directory around them when the options ask for one.
+    pub async fn add_with(&self, options: &str, files: &[(&str, &[u8])]) -> anyhow::Result<Cid> {
         let boundary = format!("pinfleet-{}", uuid::Uuid::new_v4().simple());
         let mut body = Vec::new();
-        for (name, content) in parts {
+        for (name, content) in files {
             let head = format!(
                 "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
                  Content-Type: application/octet-stream\r\n\r\n"
@@ -210,7 +212,7 @@ impl KuboDaemon {
             body.extend_from_slice(b"\r\n");
         }
         body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-        let url = format!("{}/api/v0/add?pin=false&cid-version=1&{options}", self.address);
+        let url = format!("{}/api/v0/add?pin=false&{options}", self.address);
         let request = self
             .http
             .post(url)
