@@ -34,6 +34,17 @@ pub fn repository() -> PathBuf {
     own.parent().unwrap_or(own).to_owned()
 }
 
+/// `${XDG_CACHE_HOME:-$HOME/.cache}/pinfleet`: what is built or installed once, for every clone.
+pub fn cache() -> anyhow::Result<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
+        Some(cache) => PathBuf::from(cache),
+        None => {
+            PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache")
+        }
+    };
+    Ok(cache.join("pinfleet"))
+}
+
 /// `target/debug` or `target/release`.
 fn folder() -> anyhow::Result<PathBuf> {
     if let Some(folder) = std::env::var_os("PINFLEET_BIN_DIR") {

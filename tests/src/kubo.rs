@@ -11,7 +11,7 @@ use node_core::Cid;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::binaries::repository;
+use crate::binaries::{cache, repository};
 
 /// The version that demo and tests run.
 pub const KUBO_VERSION: &str = "0.43.0";
@@ -49,19 +49,8 @@ pub fn ipfs_cluster_binaries() -> anyhow::Result<(PathBuf, PathBuf)> {
     Ok((tool("ipfs-cluster-service")?, tool("ipfs-cluster-ctl")?))
 }
 
-/// `${XDG_CACHE_HOME:-$HOME/.cache}/pinfleet/bin`.
-fn binary_folder() -> anyhow::Result<PathBuf> {
-    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
-        Some(cache) => PathBuf::from(cache),
-        None => {
-            PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache")
-        }
-    };
-    Ok(cache.join("pinfleet").join("bin"))
-}
-
 fn go_tool(module: &str, package: &str, binary: &str) -> anyhow::Result<PathBuf> {
-    let folder = binary_folder()?;
+    let folder = cache()?.join("bin");
     let path = folder.join(binary);
     if path.is_file() {
         return Ok(path);
@@ -102,6 +91,8 @@ pub struct KuboOptions {
     pub socket: Option<PathBuf>,
     /// `Datastore.StorageMax`, for example `10GB`.
     pub storage_max: Option<String>,
+    /// Other nodes reach it over QUIC instead of TCP.
+    pub quic: bool,
 }
 
 /// A running daemon. Killed when dropped.
@@ -179,6 +170,12 @@ impl KuboDaemon {
             .await
     }
 
+    /// The same, for an answer that is no text: `cat`, `block/get`, `dag/export`.
+    pub async fn read(&self, path_and_query: &str) -> anyhow::Result<Vec<u8>> {
+        let request = self.http.post(format!("{}/api/v0/{path_and_query}", self.address));
+        Ok(self.answer(request).await?.bytes().await?.into())
+    }
+
     /// Adds a file without pinning it; a block is at most 256 KiB.
     pub async fn add(&self, content: &[u8]) -> anyhow::Result<Cid> {
         self.add_in_chunks(content, 256 * 1024).await
@@ -186,18 +183,36 @@ impl KuboDaemon {
 
     /// Adds a file of many blocks without pinning it.
     pub async fn add_in_chunks(&self, content: &[u8], chunk_bytes: usize) -> anyhow::Result<Cid> {
+        let options = format!("cid-version=1&chunker=size-{chunk_bytes}");
+        self.add_with(&options, &[("file", content)]).await
+    }
+
+    /// Adds a directory of files, by name and content, without pinning it; a block is at most 256 KiB.
+    pub async fn add_directory(&self, files: &[(String, Vec<u8>)]) -> anyhow::Result<Cid> {
+        let parts: Vec<_> = files
+            .iter()
+            .map(|(name, content)| (name.as_str(), content.as_slice()))
+            .collect();
+        let options = "cid-version=1&chunker=size-262144&wrap-with-directory=true";
+        self.add_with(options, &parts).await
+    }
+
+    /// Adds files, by name and content, without pinning them, with options of Kubo's `/api/v0/add` as in a query. Gives
+    /// the CID that Kubo names last: of the last file, or of the directory around them when the options ask for one.
+    pub async fn add_with(&self, options: &str, files: &[(&str, &[u8])]) -> anyhow::Result<Cid> {
         let boundary = format!("pinfleet-{}", uuid::Uuid::new_v4().simple());
-        let mut body = format!(
-            "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n\
-             Content-Type: application/octet-stream\r\n\r\n"
-        )
-        .into_bytes();
-        body.extend_from_slice(content);
-        body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
-        let url = format!(
-            "{}/api/v0/add?pin=false&cid-version=1&chunker=size-{chunk_bytes}",
-            self.address
-        );
+        let mut body = Vec::new();
+        for (name, content) in files {
+            let head = format!(
+                "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
+                 Content-Type: application/octet-stream\r\n\r\n"
+            );
+            body.extend_from_slice(head.as_bytes());
+            body.extend_from_slice(content);
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+        let url = format!("{}/api/v0/add?pin=false&{options}", self.address);
         let request = self
             .http
             .post(url)
@@ -301,6 +316,10 @@ impl KuboDaemon {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<String> {
+        Ok(self.answer(request).await?.text().await?)
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<reqwest::Response> {
         let request = match self.authorization.as_deref().and_then(|secret| secret.split_once(':')) {
             Some(("basic", rest)) => {
                 let (user, password) = rest.split_once(':').unwrap_or((rest, ""));
@@ -311,9 +330,10 @@ impl KuboDaemon {
         };
         let response = request.timeout(READY_LIMIT).send().await?;
         let status = response.status();
-        let text = response.text().await?;
-        ensure!(status.is_success(), "{status}: {text}");
-        Ok(text)
+        if !status.is_success() {
+            bail!("{status}: {}", response.text().await?);
+        }
+        Ok(response)
     }
 
     async fn launch(&mut self) -> anyhow::Result<()> {
@@ -431,11 +451,16 @@ fn configure(folder: &Path, options: &KuboOptions) -> anyhow::Result<()> {
         rpc.push(json!(format!("/unix{}", socket.display())));
     }
     config["Addresses"]["API"] = json!(rpc);
-    if config["Addresses"]["Swarm"]
-        .as_array()
-        .is_none_or(|addresses| addresses.len() != 1)
-    {
-        config["Addresses"]["Swarm"] = json!(["/ip4/127.0.0.1/tcp/0"]);
+    let (listen, kind) = match options.quic {
+        true => ("/ip4/127.0.0.1/udp/0/quic-v1", "/udp/"),
+        false => ("/ip4/127.0.0.1/tcp/0", "/tcp/"),
+    };
+    // One that was kept from the last start stays.
+    let kept = config["Addresses"]["Swarm"].as_array().is_some_and(|addresses| {
+        addresses.len() == 1 && addresses[0].as_str().is_some_and(|address| address.contains(kind))
+    });
+    if !kept {
+        config["Addresses"]["Swarm"] = json!([listen]);
     }
     if let Some(max) = &options.storage_max {
         config["Datastore"]["StorageMax"] = json!(max);

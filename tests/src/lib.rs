@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod content;
 pub mod ctl;
 pub mod fake_kubo;
+pub mod helia;
 pub mod kubo;
 pub mod node;
 pub mod peer;

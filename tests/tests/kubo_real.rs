@@ -296,6 +296,7 @@ async fn credentials_and_the_unix_socket() {
         ],
         socket: Some(socket.clone()),
         storage_max: Some("1GB".into()),
+        ..DaemonOptions::default()
     };
     let daemon = KuboDaemon::start_with(&folder.path().join("repo"), options)
         .await

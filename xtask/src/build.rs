@@ -193,6 +193,23 @@ pub fn kubo(folder: &Path) -> anyhow::Result<()> {
     })
 }
 
+/// Makes sure that Helia, the JavaScript IPFS node, is there for the tests. The harness installs it itself; here it is
+/// given npm.
+pub fn helia(folder: &Path) -> anyhow::Result<()> {
+    machine::npm()?;
+    step("looking for Helia (installed once: 1 to 3 minutes)", || {
+        let status = Command::new(folder.join("ipfs-tools"))
+            .arg("helia")
+            .stdout(Stdio::null())
+            .status();
+        ensure!(
+            status.context("cannot run ipfs-tools")?.success(),
+            "Helia could not be installed"
+        );
+        Ok(())
+    })
+}
+
 /// The name of the kept binary, by the version that the Go module asks for.
 fn kubo_name() -> anyhow::Result<String> {
     let module = std::fs::read_to_string(root().join("tests/tools/kubo/go.mod"))?;

@@ -62,6 +62,18 @@ pub fn go() -> anyhow::Result<()> {
     )
 }
 
+/// Makes sure that there is an npm, which brings Helia, and a newer Node.js where the machine's own is too old for it.
+pub fn npm() -> anyhow::Result<()> {
+    let mut missing = Vec::new();
+    if !runs("node", "--version") {
+        missing.push("nodejs");
+    }
+    if !runs("npm", "--version") {
+        missing.push("npm");
+    }
+    install(&missing)
+}
+
 /// The command with the installed Go behind all that is in PATH, and before it when that one is too old.
 pub fn with_path(mut command: Command) -> Command {
     let Ok(folder) = venv().map(|venv| venv.join("bin")) else {

@@ -66,6 +66,7 @@ fn run(task: &str, rest: &[OsString]) -> anyhow::Result<ExitCode> {
         "test" | "setup" => {
             let folder = build::build(Profile::Dev, Selection::Everything)?;
             build::kubo(&folder)?;
+            build::helia(&folder)?;
             if task == "setup" {
                 return Ok(ExitCode::SUCCESS);
             }

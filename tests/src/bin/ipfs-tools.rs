@@ -1,6 +1,8 @@
-//! Prints where the IPFS programs are that demo, tests and bench run, and builds what is missing. Needs Go then.
+//! Prints where the IPFS programs are that demo, tests and bench run, and builds or installs what is missing. Needs
+//! Go or npm then.
 
 use clap::{Parser, ValueEnum};
+use cluster_tests::helia;
 use cluster_tests::kubo::{ipfs_cluster_binaries, kubo_binary};
 
 /// Which programs.
@@ -10,6 +12,8 @@ enum Tool {
     Kubo,
     /// `ipfs-cluster-service` and `ipfs-cluster-ctl`, to be compared with.
     IpfsCluster,
+    /// Helia, the JavaScript node, to be talked to: its Node.js and the folder of its scripts.
+    Helia,
 }
 
 /// Prints where IPFS programs are, after building what is missing.
@@ -26,6 +30,10 @@ fn main() -> anyhow::Result<()> {
         Tool::IpfsCluster => {
             let (service, ctl) = ipfs_cluster_binaries()?;
             println!("{}\n{}", service.display(), ctl.display());
+        }
+        Tool::Helia => {
+            let tools = helia::tools()?;
+            println!("{}\n{}", tools.node().display(), tools.scripts().display());
         }
     }
     Ok(())
