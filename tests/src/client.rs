@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use cluster_proto::v1;
 use cluster_proto::v1::cluster_client::ClusterClient;
+use cluster_proto::v1::content_client::ContentClient;
 use cluster_proto::v1::pins_client::PinsClient;
 use node_core::Cid;
 use tonic::transport::{Channel, Endpoint};
@@ -16,6 +17,8 @@ pub struct Client {
     pub pins: PinsClient<Channel>,
     /// `pinfleet.v1.Cluster`
     pub cluster: ClusterClient<Channel>,
+    /// `pinfleet.v1.Content`
+    pub content: ContentClient<Channel>,
     /// What both use.
     pub channel: Channel,
 }
@@ -56,6 +59,7 @@ impl Client {
         Ok(Self {
             pins: PinsClient::new(channel.clone()).max_decoding_message_size(64 << 20),
             cluster: ClusterClient::new(channel.clone()).max_decoding_message_size(64 << 20),
+            content: ContentClient::new(channel.clone()).max_decoding_message_size(64 << 20),
             channel,
         })
     }
@@ -181,5 +185,65 @@ impl Client {
             .await
             .context("no join token was made")?;
         Ok(answer.into_inner().token)
+    }
+
+    /// Adds entries: paths with the bytes of files, or none for directories. Ends with what the cluster said last.
+    pub async fn add(
+        &self,
+        start: v1::AddStart,
+        entries: &[(&str, Option<&[u8]>)],
+    ) -> Result<v1::AddDone, tonic::Status> {
+        use v1::add_entry::Kind;
+        use v1::add_request::Message;
+        let mut messages = vec![Message::Start(start)];
+        for (path, bytes) in entries {
+            let kind = if bytes.is_some() { Kind::File } else { Kind::Directory };
+            messages.push(Message::Entry(v1::AddEntry {
+                path: (*path).to_owned(),
+                kind: kind.into(),
+                ..v1::AddEntry::default()
+            }));
+            let pieces = bytes.unwrap_or_default().chunks(1 << 20);
+            messages.extend(pieces.map(|piece| Message::Data(piece.to_vec().into())));
+        }
+        self.add_messages(messages).await
+    }
+
+    /// The same with messages as they are.
+    pub async fn add_messages(&self, messages: Vec<v1::add_request::Message>) -> Result<v1::AddDone, tonic::Status> {
+        let messages = messages
+            .into_iter()
+            .map(|message| v1::AddRequest { message: Some(message) });
+        let answers = self.content.clone().add(tokio_stream::iter(messages)).await?;
+        let mut answers = answers.into_inner();
+        let mut done = None;
+        while let Some(answer) = answers.message().await? {
+            if let Some(v1::add_response::Message::Done(told)) = answer.message {
+                done = Some(told);
+            }
+        }
+        done.ok_or_else(|| tonic::Status::data_loss("the add ended without a word"))
+    }
+
+    /// Brings content back.
+    pub async fn fetch(&self, request: v1::FetchRequest) -> Result<Vec<u8>, tonic::Status> {
+        let answers = self.content.clone().fetch(request).await?;
+        let mut answers = answers.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(answer) = answers.message().await? {
+            if let Some(v1::fetch_response::Message::Data(data)) = answer.message {
+                bytes.extend_from_slice(&data);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes of a file.
+    pub async fn cat(&self, path: impl ToString) -> Result<Vec<u8>, tonic::Status> {
+        self.fetch(v1::FetchRequest {
+            path: path.to_string(),
+            ..v1::FetchRequest::default()
+        })
+        .await
     }
 }

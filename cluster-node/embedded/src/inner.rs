@@ -18,6 +18,7 @@ use crate::fellows::Fellows;
 use crate::fetch::Network;
 use crate::gate::Gate;
 use crate::gc::Gc;
+use crate::keep::Turn;
 use crate::scrub::Scrub;
 use crate::walk::Walks;
 
@@ -32,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) announcer: Announcer,
     pub(crate) fellows: Fellows,
     pub(crate) denied: Arc<Denied>,
+    pub(crate) turn: Turn,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     /// Roots that were just completed, to be announced.

@@ -53,6 +53,7 @@ mod gate;
 mod gc;
 mod http;
 mod inner;
+mod keep;
 mod key;
 mod node;
 mod report;
@@ -74,6 +75,7 @@ pub use http::{
     GATEWAYS_MAX, GatewayConfig, GatewayReport, Provider, REQUESTS_MAX, ROUTERS_MAX, RouterReport, Routers,
     RoutingConfig, RoutingError,
 };
+pub use keep::Keeper;
 pub use key::{KeyError, load_or_create as load_or_create_key};
 pub use node::EmbeddedNode;
 pub use report::EmbeddedReport;

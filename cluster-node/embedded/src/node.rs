@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use cluster_blocks::{BlockStore, GcEstimate, Mode, Pin};
 use cluster_ipfs::{
-    Added, Connected, Error, Held, Identity, IpfsNode, Listed, LookFor, MESSAGE_BYTES_MAX, Operation, Progress,
+    Added, Connected, Error, Held, Identity, Intake, IpfsNode, Listed, LookFor, MESSAGE_BYTES_MAX, Operation, Progress,
     ProgressSink, RepoStat, Updated, cut,
 };
 use cluster_swarm::{ConnectError, Multiaddr, PeerId, Swarm};
@@ -28,6 +29,7 @@ use crate::gate::Gate;
 use crate::gc::{self, Gc, GcReport};
 use crate::http::{self, Gateways, Routers};
 use crate::inner::{Denied, Inner, Served};
+use crate::keep::Keeper;
 use crate::report::{self, EmbeddedReport};
 use crate::scrub::{self, Scrub};
 use crate::{blocking, key, walk};
@@ -86,6 +88,7 @@ impl EmbeddedNode {
             announcer: Announcer::default(),
             fellows: Fellows::default(),
             denied,
+            turn: Default::default(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
             fresh,
@@ -148,6 +151,11 @@ impl EmbeddedNode {
     /// is read: who had one block of it is asked for the next ones.
     pub fn source(&self, network: bool) -> NodeSource {
         NodeSource::new(&self.inner, network)
+    }
+
+    /// What takes blocks that are to be pinned later.
+    pub fn keeper(&self) -> Keeper {
+        Keeper::new(&self.inner)
     }
 
     /// The block store, for look-ups. Its plain functions block.
@@ -326,6 +334,22 @@ impl IpfsNode for EmbeddedNode {
             }
         }
         outcome
+    }
+
+    async fn blocks(&self, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, Error> {
+        let (store, asked) = (self.inner.store.clone(), cids.to_vec());
+        let found = blocking(move || store.get_many(&asked)).await;
+        found.map_err(|failure| failure.of(Operation::Blocks))
+    }
+
+    async fn intake(&self) -> Result<Box<dyn Intake>, Error> {
+        // Before anything is sent that could not be stored.
+        self.inner
+            .gate
+            .enter()
+            .await
+            .map_err(|failure| failure.of(Operation::Intake))?;
+        Ok(Box::new(self.keeper()))
     }
 }
 

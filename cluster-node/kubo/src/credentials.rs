@@ -55,7 +55,23 @@ pub enum CredentialsError {
     },
 }
 
+/// What credentials are made of, for who checks what a caller shows.
+pub enum Shown<'a> {
+    /// A bearer token.
+    Bearer(&'a str),
+    /// A user and a password.
+    Basic(&'a str, &'a str),
+}
+
 impl Credentials {
+    /// What a caller who has them shows.
+    pub fn shown(&self) -> Shown<'_> {
+        match &self.0 {
+            Secret::Bearer(token) => Shown::Bearer(token),
+            Secret::Basic { user, password } => Shown::Basic(user, password),
+        }
+    }
+
     /// Parses `bearer:TOKEN` or `basic:USER:PASSWORD`, the forms of Kubo's own `AuthSecret`.
     pub fn parse(line: &str) -> Result<Self, CredentialsError> {
         let line = line.trim();

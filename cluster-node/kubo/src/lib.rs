@@ -10,4 +10,4 @@ mod judge;
 
 pub use address::{Address, AddressError, masked};
 pub use client::{CallObserver, KuboClient, KuboOptions, Silent};
-pub use credentials::{Credentials, CredentialsError};
+pub use credentials::{Credentials, CredentialsError, Shown};

@@ -211,7 +211,7 @@ impl ContentApi {
                 "what is added is pinned recursively",
             ));
         }
-        convert::check_slot(&start.slot)?;
+        node_core::check_slot(&start.slot)?;
         Ok(AddWish {
             namespace: Namespace::new(&start.namespace)?,
             slot: start.slot,
@@ -274,7 +274,6 @@ impl ContentApi {
                 let options = WalkOptions {
                     scope: Scope::All,
                     duplicates: false,
-                    depth: None,
                 };
                 (head(None, false), content.car(vec![cid], options))
             }

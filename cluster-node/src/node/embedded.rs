@@ -13,6 +13,7 @@ use cluster_embedded::{
 use cluster_storage::lower_priority;
 use node_core::Cid;
 
+use super::content_http::ContentHttp;
 use crate::config::{Announce, Config, DataDir, Dht, NodeKind};
 use crate::service::Fellows;
 use crate::telemetry::{EmbeddedNumbers, Metrics};
@@ -30,6 +31,7 @@ const DENIED_MAX: usize = 1_000_000;
 pub struct Embedded {
     /// The node.
     pub node: EmbeddedNode,
+    http: ContentHttp,
     runtime: OwnRuntime,
 }
 
@@ -52,11 +54,13 @@ impl Embedded {
         let started = runtime.handle().spawn(EmbeddedNode::start(options)).await?;
         let node = started.context("the embedded IPFS node can't be started")?;
         node.set_denied(&denied);
-        Ok(Some(Self { node, runtime }))
+        let http = ContentHttp::start(&node, &config.embedded, &runtime.handle()).await?;
+        Ok(Some(Self { node, http, runtime }))
     }
 
     /// Ends it, with all that it was given on disk.
     pub async fn stop(self, limit: Duration) {
+        self.http.stop(limit / 2).await;
         match tokio::time::timeout(limit, self.node.shutdown()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the embedded node did not stop cleanly; what is pinned is safe"),
@@ -93,9 +97,7 @@ fn node_config(dir: &DataDir, config: &Config) -> anyhow::Result<EmbeddedConfig>
     connections.established = given.connections_max;
     connections.incoming = given.connections_max / 4 * 3;
     connections.high_water = (given.connections_max / 2).max(1);
-    if given.serve_bytes_per_second > 0 {
-        swarm.server.bytes_per_second = Some(given.serve_bytes_per_second);
-    }
+    swarm.server.bytes_per_second = given.serve_bytes_per_second;
     let fetch = FetchConfig {
         blocks_in_flight: given.blocks_in_flight as usize,
         stall_timeout: config.worker.stall_timeout,

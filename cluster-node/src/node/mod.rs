@@ -2,6 +2,7 @@
 
 mod admission;
 mod channels;
+mod content_http;
 mod embedded;
 mod join;
 mod limits;

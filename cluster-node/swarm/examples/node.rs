@@ -22,7 +22,10 @@ impl Blocks for Memory {
 
     fn read(&self, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, StoreError> {
         let blocks = self.0.lock();
-        Ok(cids.iter().map(|cid| blocks.get(&cid.hash().to_bytes()).cloned()).collect())
+        Ok(cids
+            .iter()
+            .map(|cid| blocks.get(&cid.hash().to_bytes()).cloned())
+            .collect())
     }
 }
 
@@ -56,7 +59,15 @@ async fn fetch(from: &[&str], root: &str) -> Result<(), Failure> {
     for address in from {
         swarm.connect(address.parse()?).await?;
     }
-    while swarm.report().await?.peers.iter().filter(|peer| peer.bitswap.is_some()).count() < from.len() {
+    while swarm
+        .report()
+        .await?
+        .peers
+        .iter()
+        .filter(|peer| peer.bitswap.is_some())
+        .count()
+        < from.len()
+    {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let begun = Instant::now();
@@ -71,7 +82,9 @@ async fn fetch(from: &[&str], root: &str) -> Result<(), Failure> {
             return Err("the node ended".into());
         }
         for event in events.drain(..) {
-            let FetchEvent::Block { cid, data, .. } = event else { continue };
+            let FetchEvent::Block { cid, data, .. } = event else {
+                continue;
+            };
             open -= 1;
             blocks += 1;
             bytes += data.len();
@@ -95,7 +108,10 @@ async fn fetch(from: &[&str], root: &str) -> Result<(), Failure> {
     }
     let taken = begun.elapsed().as_secs_f64();
     let rate = bytes as f64 / taken / f64::from(1 << 20);
-    println!("{taken:.2} s, {blocks} blocks, {bytes} bytes, {rate:.0} MiB/s, {:.0} blocks/s", blocks as f64 / taken);
+    println!(
+        "{taken:.2} s, {blocks} blocks, {bytes} bytes, {rate:.0} MiB/s, {:.0} blocks/s",
+        blocks as f64 / taken
+    );
     let report = fetch.report().await?;
     println!("{} duplicates; {:?}", report.session.duplicates, report.peers);
     swarm.shutdown().await;

@@ -7,7 +7,9 @@ use multiaddr::Multiaddr;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The swarm key is none.
-    #[error("the swarm key is not usable: {0}; take the file swarm.key that the other peers of the private network use")]
+    #[error(
+        "the swarm key is not usable: {0}; take the file swarm.key that the other peers of the private network use"
+    )]
     SwarmKey(String),
     /// An address in the configuration is of no use.
     #[error("{field} has the address {address}, which {reason}")]

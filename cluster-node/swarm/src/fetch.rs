@@ -199,7 +199,11 @@ impl FetchControl {
         let session = self.session;
         let peers = peers_of(&candidates);
         self.calls.send(Call::Dial(candidates)).await.map_err(|_| Closed)?;
-        self.send(Command::Candidates { session, candidates: peers }).await
+        self.send(Command::Candidates {
+            session,
+            candidates: peers,
+        })
+        .await
     }
 
     /// How it is getting on.

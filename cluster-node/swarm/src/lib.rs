@@ -59,7 +59,7 @@ mod transport;
 
 pub use blocks::{Blocks, from_wire, to_wire};
 pub use cid::Cid;
-pub use cluster_bitswap::{ClientConfig, Refusal, ServerConfig, Served, SessionReport};
+pub use cluster_bitswap::{ClientConfig, Refusal, Served, ServerConfig, SessionReport};
 pub use config::{ConnectionLimits, DhtMode, Dns, SwarmConfig, SwarmKey};
 pub use error::{Closed, ConnectError, DhtError, StartError, StoreError};
 pub use fetch::{Candidate, FETCH_WANTS_MAX, Fetch, FetchControl, FetchEvent, FetchReport, UNREAD_BYTES_MAX};

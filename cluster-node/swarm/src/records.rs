@@ -221,7 +221,11 @@ mod tests {
         let refused = records.add_provider(ProviderRecord::new(key(u32::MAX), PeerId::random(), Vec::new()));
         assert!(refused.is_err());
         let long = RecordKey::new(&[1; KEY_BYTES_MAX + 1]);
-        assert!(records.add_provider(ProviderRecord::new(long, PeerId::random(), Vec::new())).is_err());
+        assert!(
+            records
+                .add_provider(ProviderRecord::new(long, PeerId::random(), Vec::new()))
+                .is_err()
+        );
         records.sweep(Instant::now() + RECORD_LIFE + Duration::from_secs(1));
         // Records that others made bear their own expiry; those here have none and stay.
         assert_eq!(records.count, records.providers.values().map(Vec::len).sum::<usize>());

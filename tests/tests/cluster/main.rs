@@ -3,6 +3,7 @@
 mod api;
 mod bad_input;
 mod ctl;
+mod embedded;
 mod failures;
 mod faults;
 mod kubo;

@@ -187,10 +187,10 @@ impl Adding {
         match &self.work {
             Work::UnixFs(adder) => (self.taken, adder.progress()),
             Work::Car(importer) => {
-                let so_far = importer.so_far();
+                let (blocks, block_bytes) = importer.progress();
                 let progress = Progress {
-                    blocks: so_far.map_or(0, |imported| imported.blocks),
-                    block_bytes: so_far.map_or(0, |imported| imported.block_bytes),
+                    blocks,
+                    block_bytes,
                     ..Progress::default()
                 };
                 (self.taken, progress)

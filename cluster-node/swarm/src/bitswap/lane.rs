@@ -142,11 +142,13 @@ impl Writer {
             slot => slot.insert(self.opener.open().await.map_err(Failure::Hopeless)?),
         };
         for piece in frame.chunks(WRITE_BYTES) {
-            within(stream.write_all(piece), "took nothing").await.map_err(|failure| match failure {
-                // Bytes that it did not take for so long are not worth another stream.
-                Failure::Hopeless(_) => failure,
-                Failure::Partly(reason) | Failure::Perhaps(reason) => Failure::Partly(reason),
-            })?;
+            within(stream.write_all(piece), "took nothing")
+                .await
+                .map_err(|failure| match failure {
+                    // Bytes that it did not take for so long are not worth another stream.
+                    Failure::Hopeless(_) => failure,
+                    Failure::Partly(reason) | Failure::Perhaps(reason) => Failure::Partly(reason),
+                })?;
             self.shared.bytes_out.fetch_add(piece.len() as u64, Ordering::Relaxed);
         }
         within(stream.flush(), "did not take the end of a message").await

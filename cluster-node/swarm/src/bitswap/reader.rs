@@ -234,5 +234,8 @@ async fn read_some(stream: &mut Stream, buffer: &mut [u8], begun: Option<Instant
     let stalled = |_| End::Broken(format!("a message did not go on for {} s", STALL.as_secs()));
     let slow = |_| End::Broken(format!("a message was not whole after {} s", MESSAGE_TIME.as_secs()));
     let reading = timeout(STALL, stream.read(buffer));
-    Ok(timeout_at(begun + MESSAGE_TIME, reading).await.map_err(slow)?.map_err(stalled)??)
+    Ok(timeout_at(begun + MESSAGE_TIME, reading)
+        .await
+        .map_err(slow)?
+        .map_err(stalled)??)
 }

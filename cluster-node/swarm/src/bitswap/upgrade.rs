@@ -62,7 +62,12 @@ mod tests {
 
     #[test]
     fn the_best_version_is_taken() {
-        let names = ["/ipfs/ping/1.0.0", "/ipfs/bitswap/1.0.0", "/ipfs/bitswap/1.2.0", "/ipfs/bitswap"];
+        let names = [
+            "/ipfs/ping/1.0.0",
+            "/ipfs/bitswap/1.0.0",
+            "/ipfs/bitswap/1.2.0",
+            "/ipfs/bitswap",
+        ];
         let protocols = names.map(StreamProtocol::new);
         assert_eq!(best(protocols.iter()), Some(Version::V1_2));
         assert_eq!(best(protocols[..2].iter()), Some(Version::V1_0));

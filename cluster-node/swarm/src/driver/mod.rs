@@ -190,7 +190,11 @@ impl Driver {
             } => {
                 if let Some(remote) = self.peers.remotes.get_mut(&peer) {
                     remote.active = Instant::now();
-                    let event = FetchEvent::Block { cid, data, peer: remote.id };
+                    let event = FetchEvent::Block {
+                        cid,
+                        data,
+                        peer: remote.id,
+                    };
                     self.sessions.block(&sessions, &event, &cid);
                 }
             }
@@ -261,7 +265,10 @@ impl Driver {
             }
             Control::Broke { link, peer: id, how } => {
                 self.offences += 1;
-                let remote = self.peers.of_link(link).and_then(|peer| self.peers.remotes.get_mut(&peer));
+                let remote = self
+                    .peers
+                    .of_link(link)
+                    .and_then(|peer| self.peers.remotes.get_mut(&peer));
                 let breaches = remote.map_or(1, |remote| {
                     remote.offences += 1;
                     remote.offences
@@ -335,7 +342,12 @@ impl Driver {
         if excess == 0 {
             return;
         }
-        let mut idle: Vec<_> = self.peers.remotes.values().map(|remote| (remote.active, remote.id)).collect();
+        let mut idle: Vec<_> = self
+            .peers
+            .remotes
+            .values()
+            .map(|remote| (remote.active, remote.id))
+            .collect();
         idle.sort_unstable_by_key(|(active, _)| *active);
         for (_, id) in idle.into_iter().take(excess.min(LET_GO_MAX)) {
             tracing::debug!(peer = %id, "let go, because there are too many peers");

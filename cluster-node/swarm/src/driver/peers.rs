@@ -239,7 +239,11 @@ mod tests {
         assert_eq!(peers.done(LinkId(1), Lane::Answers), Some(peer));
         // Nothing was under way there.
         assert_eq!(peers.done(LinkId(2), Lane::Answers), None);
-        let gone = Gone::Partly { peer, wants: 1, answers: 2 };
+        let gone = Gone::Partly {
+            peer,
+            wants: 1,
+            answers: 2,
+        };
         assert_eq!(peers.down(LinkId(1)), gone);
         // Word of a frame that was counted as lost comes too late.
         assert_eq!(peers.done(LinkId(1), Lane::Answers), None);
@@ -267,7 +271,11 @@ mod tests {
         assert!(send(&mut peers, peer, Lane::Wants));
         assert_eq!(peers.done(LinkId(2), Lane::Wants), Some(peer));
         // The relay going is no loss.
-        let gone = Gone::Partly { peer, wants: 0, answers: 0 };
+        let gone = Gone::Partly {
+            peer,
+            wants: 0,
+            answers: 0,
+        };
         assert_eq!(peers.down(LinkId(1)), gone);
         assert_eq!(peers.id(peer), Some(id));
         assert_eq!(peers.of_link(LinkId(2)), Some(peer));

@@ -86,12 +86,7 @@ impl Sessions {
         self.open.values().map(|session| session.wants.len()).sum()
     }
 
-    pub(super) fn open(
-        &mut self,
-        id: SessionId,
-        events: mpsc::UnboundedSender<FetchEvent>,
-        unread: Arc<Unread>,
-    ) {
+    pub(super) fn open(&mut self, id: SessionId, events: mpsc::UnboundedSender<FetchEvent>, unread: Arc<Unread>) {
         let session = Session {
             events,
             unread,
@@ -192,7 +187,9 @@ impl Sessions {
     /// What the engine is to be told next, if anything.
     pub(super) fn feed(&mut self) -> Option<Event> {
         while let Some(id) = self.hungry.pop_first() {
-            let Some(session) = self.open.get_mut(&id) else { continue };
+            let Some(session) = self.open.get_mut(&id) else {
+                continue;
+            };
             if session.unread.bytes.load(Ordering::Acquire) > UNREAD_BYTES_MAX {
                 session.unread.holding.store(true, Ordering::Release);
                 // It may all have been taken just before that was set.
@@ -249,7 +246,11 @@ mod tests {
 
     fn block(cid: Cid, bytes: usize) -> FetchEvent {
         let data = Bytes::from(vec![0; bytes]);
-        FetchEvent::Block { cid, data, peer: PeerId::random() }
+        FetchEvent::Block {
+            cid,
+            data,
+            peer: PeerId::random(),
+        }
     }
 
     fn open() -> (Sessions, mpsc::UnboundedReceiver<FetchEvent>, Arc<Unread>) {
@@ -285,7 +286,10 @@ mod tests {
         }
         let held = unread.bytes.load(Ordering::Acquire);
         assert!(held > UNREAD_BYTES_MAX);
-        assert!(held <= UNREAD_BYTES_MAX + (UNREAD_BYTES_MAX / BLOCK_GUESS) * (2 << 20), "{held} bytes");
+        assert!(
+            held <= UNREAD_BYTES_MAX + (UNREAD_BYTES_MAX / BLOCK_GUESS) * (2 << 20),
+            "{held} bytes"
+        );
         assert!(unread.holding.load(Ordering::Acquire));
         // Taking it lets it go on, with as many as fit now.
         while let Ok(event) = events.try_recv() {

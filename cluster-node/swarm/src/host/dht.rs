@@ -100,7 +100,11 @@ impl Host {
 
     pub(super) fn dht_event(&mut self, event: Event) {
         let Event::OutboundQueryProgressed {
-            id, result, stats, step, ..
+            id,
+            result,
+            stats,
+            step,
+            ..
         } = event
         else {
             return;
@@ -129,8 +133,12 @@ impl Host {
     }
 
     fn found(&mut self, id: QueryId, key: &RecordKey, providers: HashSet<PeerId>) {
-        let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
-        let Some(finding) = self.dht.finding.get_mut(&id) else { return };
+        let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else {
+            return;
+        };
+        let Some(finding) = self.dht.finding.get_mut(&id) else {
+            return;
+        };
         let kept = kad.store_mut().providers(key);
         for peer in providers {
             if !finding.seen.insert(peer) {

@@ -181,7 +181,9 @@ impl Host {
                 SwarmEvent::NewListenAddr { listener_id, .. } => {
                     pending.remove(listener_id);
                 }
-                SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                SwarmEvent::ListenerClosed {
+                    listener_id, reason, ..
+                } => {
                     if let Some(address) = pending.get(listener_id) {
                         return Err(failed(address, format!("{reason:?}")));
                     }
@@ -429,7 +431,11 @@ fn check(config: &SwarmConfig) -> Result<(), StartError> {
         reason: reason.to_owned(),
     };
     for address in &config.listen {
-        if config.swarm_key.is_some() && address.iter().any(|part| matches!(part, Protocol::QuicV1 | Protocol::Udp(_))) {
+        if config.swarm_key.is_some()
+            && address
+                .iter()
+                .any(|part| matches!(part, Protocol::QuicV1 | Protocol::Udp(_)))
+        {
             let reason = "is not TCP, and a private network has no other transport; listen at /ip4/…/tcp/… only";
             return Err(bad("listen", address, reason));
         }

@@ -52,10 +52,17 @@ impl Host {
 
     /// Asks relays for a place where it has none.
     pub(super) fn seek_relays(&mut self, now: Instant) {
-        self.reach.asked.retain(|_, at| now.saturating_duration_since(*at) < AGAIN);
+        self.reach
+            .asked
+            .retain(|_, at| now.saturating_duration_since(*at) < AGAIN);
         let mut wanted: Vec<(PeerId, Multiaddr)> = Vec::new();
         if !self.config.relays.is_empty() {
-            wanted.extend(self.config.relays.iter().filter_map(|address| Some((peer_of(address)?, address.clone()))));
+            wanted.extend(
+                self.config
+                    .relays
+                    .iter()
+                    .filter_map(|address| Some((peer_of(address)?, address.clone()))),
+            );
         } else if self.nat() == NatStatus::Private && self.reach.relays.len() < RELAYS_MAX {
             let free = RELAYS_MAX - self.reach.relays.len();
             let relays = self.peers.iter().filter(|(_, peer)| peer.relays);

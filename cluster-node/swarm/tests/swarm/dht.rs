@@ -47,7 +47,9 @@ async fn what_one_provides_another_finds() {
         })
         .await;
         let candidate = found(&seeker, cid).await;
-        let candidate = candidate.into_iter().find(|candidate| candidate.peer == provider.swarm.peer_id());
+        let candidate = candidate
+            .into_iter()
+            .find(|candidate| candidate.peer == provider.swarm.peer_id());
         let candidate = candidate.expect("found");
         assert!(!candidate.addresses.is_empty());
         // The address is of use on its own, and the provider has what it provides.
@@ -67,7 +69,10 @@ async fn who_is_asked_itself_says_what_it_provides() {
         let (cid, _) = raw("alone");
         assert_eq!(provider.swarm.provide(cid).await, Err(DhtError::NoPeers));
         let seeker = Node::start(lan(&[&provider], DhtMode::Client)).await;
-        until("it found into the DHT", || async { seeker.report().await.dht_peers > 0 }).await;
+        until("it found into the DHT", || async {
+            seeker.report().await.dht_peers > 0
+        })
+        .await;
         let found = found(&seeker, cid).await;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].peer, provider.swarm.peer_id());
@@ -94,8 +99,13 @@ async fn thousands_of_keys_are_provided() {
     within(async {
         let first = Node::start(lan(&[], DhtMode::Server)).await;
         let provider = Node::start(lan(&[&first], DhtMode::Server)).await;
-        until("it found into the DHT", || async { provider.report().await.dht_peers > 0 }).await;
-        let cids: Vec<_> = (0..1_500u32).map(|number| raw(number.to_be_bytes().to_vec()).0).collect();
+        until("it found into the DHT", || async {
+            provider.report().await.dht_peers > 0
+        })
+        .await;
+        let cids: Vec<_> = (0..1_500u32)
+            .map(|number| raw(number.to_be_bytes().to_vec()).0)
+            .collect();
         for chunk in cids.chunks(32) {
             let rounds = chunk.iter().map(|cid| provider.swarm.provide(*cid));
             for told in futures::future::join_all(rounds).await {
@@ -103,7 +113,10 @@ async fn thousands_of_keys_are_provided() {
             }
         }
         let seeker = Node::start(lan(&[&first], DhtMode::Client)).await;
-        until("it found into the DHT", || async { seeker.report().await.dht_peers > 0 }).await;
+        until("it found into the DHT", || async {
+            seeker.report().await.dht_peers > 0
+        })
+        .await;
         for cid in cids.iter().step_by(100) {
             let found = found(&seeker, *cid).await;
             assert!(found.iter().any(|candidate| candidate.peer == provider.swarm.peer_id()));

@@ -20,7 +20,11 @@ async fn blocks_of_all_sizes() {
             assert!(report.bytes_in > 3 << 20);
             assert_eq!((report.offences, report.peers[0].offences), (0, 0));
             assert_eq!(report.peers[0].bitswap, Some("/ipfs/bitswap/1.2.0"));
-            assert!(report.peers[0].agent.starts_with("pinfleet/"), "{}", report.peers[0].agent);
+            assert!(
+                report.peers[0].agent.starts_with("pinfleet/"),
+                "{}",
+                report.peers[0].agent
+            );
         }
     })
     .await;
@@ -180,12 +184,21 @@ async fn what_is_dropped_is_cancelled() {
         let fetch = client.swarm.fetch(vec![server.candidate()]).await.expect("it runs");
         let cids: Vec<_> = blocks(50, 10).into_iter().map(|(cid, _)| cid).collect();
         fetch.want(cids.clone(), true).await.expect("it runs");
-        until("the wants are known", || async { server.report().await.wants_of_others >= 50 }).await;
+        until("the wants are known", || async {
+            server.report().await.wants_of_others >= 50
+        })
+        .await;
         assert_eq!(client.report().await.wanted, 50);
         fetch.unwant(cids[..20].to_vec()).await.expect("it runs");
-        until("some are cancelled", || async { server.report().await.wants_of_others == 30 }).await;
+        until("some are cancelled", || async {
+            server.report().await.wants_of_others == 30
+        })
+        .await;
         drop(fetch);
-        until("all are cancelled", || async { server.report().await.wants_of_others == 0 }).await;
+        until("all are cancelled", || async {
+            server.report().await.wants_of_others == 0
+        })
+        .await;
         assert_eq!(client.report().await.fetches, 0);
     })
     .await;
@@ -201,7 +214,10 @@ async fn who_does_not_take_blocks_holds_up_itself_alone() {
         let mut slow = client.swarm.fetch(vec![server.candidate()]).await.expect("it runs");
         let cids = content.iter().map(|(cid, _)| *cid).collect();
         slow.want(cids, false).await.expect("it runs");
-        until("it holds as much as it may", || async { client.report().await.bytes_in > 32 << 20 }).await;
+        until("it holds as much as it may", || async {
+            client.report().await.bytes_in > 32 << 20
+        })
+        .await;
         // Another fetch is not held up, and by the time that it is done the first one would have had all.
         let others = blocks(200, 500 << 10);
         server.store.put(&others);
@@ -220,7 +236,10 @@ async fn too_many_wants_are_refused() {
     within(async {
         let client = Node::over(Over::Tcp).await;
         let mut fetch = client.swarm.fetch(vec![]).await.expect("it runs");
-        let cids = blocks(FETCH_WANTS_MAX + 3, 10).into_iter().map(|(cid, _)| cid).collect();
+        let cids = blocks(FETCH_WANTS_MAX + 3, 10)
+            .into_iter()
+            .map(|(cid, _)| cid)
+            .collect();
         fetch.want(cids, false).await.expect("it runs");
         loop {
             match fetch.next().await.expect("it runs") {
@@ -250,7 +269,10 @@ async fn shutdown_ends_everything() {
         assert!(client.swarm.report().await.is_err());
         assert!(client.swarm.connect_to(server.candidate()).await.is_err());
         assert!(client.swarm.fetch(vec![]).await.is_err());
-        until("the other one notices", || async { server.report().await.peers.is_empty() }).await;
+        until("the other one notices", || async {
+            server.report().await.peers.is_empty()
+        })
+        .await;
         let listener = server.swarm.listeners().remove(0);
         server.swarm.shutdown().await;
         // The port is free again.

@@ -71,7 +71,10 @@ impl Villain {
         let id = self.id;
         until("it is known", || async {
             let report = node.report().await;
-            report.peers.iter().any(|peer| peer.peer == id && peer.bitswap.is_some())
+            report
+                .peers
+                .iter()
+                .any(|peer| peer.peer == id && peer.bitswap.is_some())
         })
         .await;
         stream
@@ -264,7 +267,10 @@ async fn thousands_of_streams_are_cut_off() {
             let _ = stream.flush().await;
             streams.push(stream);
         }
-        until("it is named", || async { LOG.has(&["WARN", &villain.id.to_string(), "streams beyond"]) }).await;
+        until("it is named", || async {
+            LOG.has(&["WARN", &villain.id.to_string(), "streams beyond"])
+        })
+        .await;
         works(&node).await;
     })
     .await;
@@ -281,7 +287,10 @@ async fn a_message_that_stalls_is_given_up() {
         stream.flush().await.expect("written");
         // In the meantime others are served.
         works(&node).await;
-        until("it is named", || async { LOG.has(&["WARN", &villain.id.to_string(), "did not go on"]) }).await;
+        until("it is named", || async {
+            LOG.has(&["WARN", &villain.id.to_string(), "did not go on"])
+        })
+        .await;
     })
     .await;
 }
@@ -295,7 +304,10 @@ async fn who_does_not_read_what_it_wanted_holds_its_share_only() {
         let mut villain = Villain::start().await;
         let mut incoming = villain.control.accept(BITSWAP).expect("not taken");
         let mut stream = villain.meet(&node).await;
-        stream.write_all(&wants(content.iter().map(|(cid, _)| *cid))).await.expect("written");
+        stream
+            .write_all(&wants(content.iter().map(|(cid, _)| *cid)))
+            .await
+            .expect("written");
         stream.flush().await.expect("written");
         let (_, unread) = incoming.next().await.expect("it answers");
         works(&node).await;

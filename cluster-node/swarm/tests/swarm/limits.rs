@@ -12,7 +12,11 @@ async fn connections_beyond_the_limit_are_refused() {
                 incoming: 2,
                 ..ConnectionLimits::default()
             };
-            let server = Node::start(SwarmConfig { connections, ..config(over) }).await;
+            let server = Node::start(SwarmConfig {
+                connections,
+                ..config(over)
+            })
+            .await;
             let clients = [Node::over(over).await, Node::over(over).await];
             for client in &clients {
                 client.meet(&server).await;
@@ -38,7 +42,11 @@ async fn above_the_high_water_the_idle_ones_go() {
             high_water: 2,
             ..ConnectionLimits::default()
         };
-        let server = Node::start(SwarmConfig { connections, ..config(Over::Tcp) }).await;
+        let server = Node::start(SwarmConfig {
+            connections,
+            ..config(Over::Tcp)
+        })
+        .await;
         let content = crate::support::blocks(3, 1_000);
         server.store.put(&content);
         let mut clients = Vec::new();
@@ -51,7 +59,10 @@ async fn above_the_high_water_the_idle_ones_go() {
         for client in &clients[..2] {
             client.fetch(&[&server], &content).await;
         }
-        until("there are as many as may be", || async { server.report().await.peers.len() == 2 }).await;
+        until("there are as many as may be", || async {
+            server.report().await.peers.len() == 2
+        })
+        .await;
         let kept: Vec<_> = server.report().await.peers.iter().map(|peer| peer.peer).collect();
         for client in &clients[..2] {
             assert!(kept.contains(&client.swarm.peer_id()));
@@ -72,7 +83,10 @@ async fn connecting_fails_with_a_reason() {
         candidate.addresses = vec![bare];
         candidate.peer = Node::over(Over::Tcp).await.swarm.peer_id();
         let error = one.swarm.connect_to(candidate.clone()).await.expect_err("another peer");
-        assert!(matches!(&error, ConnectError::Failed { peer, .. } if *peer == candidate.peer), "{error}");
+        assert!(
+            matches!(&error, ConnectError::Failed { peer, .. } if *peer == candidate.peer),
+            "{error}"
+        );
         // Nobody does.
         let gone = two.candidate();
         two.swarm.shutdown().await;
@@ -100,7 +114,9 @@ async fn a_configuration_that_is_not_usable_is_refused() {
         assert!(error.to_string().contains("/p2p/PEER_ID"), "{error}");
         let mut unknown = config(Over::Tcp);
         unknown.listen = vec!["/memory/1".parse().expect("an address")];
-        let error = Swarm::start(unknown, key(), store()).await.expect_err("no such transport");
+        let error = Swarm::start(unknown, key(), store())
+            .await
+            .expect_err("no such transport");
         assert!(matches!(error, StartError::Listen { .. }), "{error}");
     })
     .await;

@@ -23,7 +23,10 @@ async fn only_those_with_the_key_come_in() {
         let content = blocks(100, 10_000);
         server.store.put(&content);
         member.fetch(&[&server], &content).await;
-        let strangers = [Node::over(Over::Tcp).await, Node::start(with_key(SwarmKey::new([7; 32]))).await];
+        let strangers = [
+            Node::over(Over::Tcp).await,
+            Node::start(with_key(SwarmKey::new([7; 32]))).await,
+        ];
         for stranger in strangers {
             stranger.swarm.connect_to(server.candidate()).await.expect_err("no key");
             server.swarm.connect_to(stranger.candidate()).await.expect_err("no key");

@@ -30,7 +30,11 @@ async fn serving_keeps_to_its_rate() {
             bytes_per_second: 4 << 20,
             ..ServerConfig::default()
         };
-        let server = Node::start(cluster_swarm::SwarmConfig { server, ..config(Over::Tcp) }).await;
+        let server = Node::start(cluster_swarm::SwarmConfig {
+            server,
+            ..config(Over::Tcp)
+        })
+        .await;
         let (one, two) = (Node::over(Over::Tcp).await, Node::over(Over::Tcp).await);
         let content = blocks(48, 256 << 10);
         server.store.put(&content);

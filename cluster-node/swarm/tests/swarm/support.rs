@@ -53,13 +53,19 @@ impl Memory {
 impl Blocks for Memory {
     fn sizes(&self, cids: &[Cid]) -> Result<Vec<Option<usize>>, StoreError> {
         let blocks = self.blocks.lock();
-        Ok(cids.iter().map(|cid| Some(blocks.get(&cid.hash().to_bytes())?.len())).collect())
+        Ok(cids
+            .iter()
+            .map(|cid| Some(blocks.get(&cid.hash().to_bytes())?.len()))
+            .collect())
     }
 
     fn read(&self, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, StoreError> {
         self.read.fetch_add(cids.len(), Ordering::Relaxed);
         let blocks = self.blocks.lock();
-        Ok(cids.iter().map(|cid| blocks.get(&cid.hash().to_bytes()).cloned()).collect())
+        Ok(cids
+            .iter()
+            .map(|cid| blocks.get(&cid.hash().to_bytes()).cloned())
+            .collect())
     }
 
     fn is_denied(&self, cid: &Cid) -> bool {
@@ -125,7 +131,10 @@ impl Node {
             let id = two.swarm.peer_id();
             until("they know each other", || async {
                 let report = one.report().await;
-                report.peers.iter().any(|peer| peer.peer == id && peer.bitswap.is_some())
+                report
+                    .peers
+                    .iter()
+                    .any(|peer| peer.peer == id && peer.bitswap.is_some())
             })
             .await;
         }
@@ -138,7 +147,10 @@ impl Node {
         let contents: HashMap<_, _> = wanted.iter().cloned().collect();
         let mut rest = wanted.iter().map(|(cid, _)| *cid);
         let mut missing: HashSet<_> = contents.keys().copied().collect();
-        fetch.want(rest.by_ref().take(1_000).collect(), false).await.expect("it runs");
+        fetch
+            .want(rest.by_ref().take(1_000).collect(), false)
+            .await
+            .expect("it runs");
         let mut events = Vec::new();
         while !missing.is_empty() {
             assert!(fetch.next_many(&mut events, 256).await > 0, "it ended");
@@ -154,7 +166,10 @@ impl Node {
                     other => panic!("{other:?}"),
                 }
             }
-            fetch.want(rest.by_ref().take(done).collect(), false).await.expect("it runs");
+            fetch
+                .want(rest.by_ref().take(done).collect(), false)
+                .await
+                .expect("it runs");
         }
     }
 }

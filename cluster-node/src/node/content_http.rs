@@ -1,0 +1,138 @@
+//! What the embedded node serves over HTTP: the gateway, and the part of Kubo's RPC.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use axum::Router;
+use cluster_content::{Sink, Source, StoreError};
+use cluster_dag::Block;
+use cluster_embedded::EmbeddedNode;
+use cluster_gateway::{Blocks, GatewayOptions, RpcCredential, RpcNode, RpcOptions, ServeOptions, gateway, rpc, serve};
+use cluster_kubo::{Credentials, Shown};
+use node_core::{Cid, ErrorClass};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+
+/// The servers of an embedded node.
+pub struct ContentHttp {
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl ContentHttp {
+    /// Listens where the configuration says, and serves on the node's own runtime.
+    pub async fn start(node: &EmbeddedNode, given: &config::Embedded, runtime: &Handle) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        let mut tasks = Vec::new();
+        if let Some(address) = given.gateway_listen {
+            let router = gateway::router(Arc::new(Public(node.clone())), GatewayOptions::default());
+            tasks.push(listen("embedded.gateway_listen", address, router, runtime, &stop).await?);
+        }
+        if let Some(address) = given.rpc_listen {
+            let parts = RpcNode {
+                node: Arc::new(node.clone()),
+                source: Arc::new(Looked(node.clone())),
+                sink: Arc::new(node.keeper()) as Arc<dyn Sink>,
+            };
+            let options = RpcOptions {
+                credentials: credentials(given)?,
+                ..RpcOptions::default()
+            };
+            let router = rpc::router(parts, options);
+            tasks.push(listen("embedded.rpc_listen", address, router, runtime, &stop).await?);
+        }
+        Ok(Self { stop, tasks })
+    }
+
+    /// Ends the servers; what is being answered gets its time.
+    pub async fn stop(self, limit: Duration) {
+        self.stop.cancel();
+        // What is cut off here is cut off by the runtime's end.
+        let _ = tokio::time::timeout(limit, futures::future::join_all(self.tasks)).await;
+    }
+}
+
+async fn listen(
+    option: &str,
+    address: SocketAddr,
+    router: Router,
+    runtime: &Handle,
+    stop: &CancellationToken,
+) -> anyhow::Result<JoinHandle<()>> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{option} = \"{address}\": can't listen there"))?;
+    let bound = listener.local_addr()?;
+    let listener = listener.into_std()?;
+    let stop = stop.clone();
+    let served = async move {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => serve(listener, router, ServeOptions::default(), stop.cancelled()).await,
+            Err(error) => tracing::error!(%bound, %error, "a listener could not be taken over"),
+        }
+    };
+    tracing::info!(option, %bound, "the embedded node serves over HTTP");
+    Ok(runtime.spawn(served))
+}
+
+fn credentials(given: &config::Embedded) -> anyhow::Result<Vec<RpcCredential>> {
+    if given.rpc_auth_file.as_os_str().is_empty() {
+        return Ok(Vec::new());
+    }
+    let read = Credentials::read(&given.rpc_auth_file).context("embedded.rpc_auth_file")?;
+    Ok(vec![match read.shown() {
+        Shown::Bearer(token) => RpcCredential::Bearer(token.to_owned()),
+        Shown::Basic(user, password) => RpcCredential::Basic {
+            user: user.to_owned(),
+            password: password.to_owned(),
+        },
+    }])
+}
+
+/// The node's own blocks, as anybody may see them.
+struct Public(EmbeddedNode);
+
+#[async_trait]
+impl Source for Public {
+    async fn get(&self, cid: &Cid) -> Result<Block, StoreError> {
+        self.0.source(false).get(cid).await
+    }
+}
+
+#[async_trait]
+impl Blocks for Public {
+    async fn size(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        let (store, asked) = (self.0.store().clone(), [*cid]);
+        let failed = |error: String| StoreError::new(ErrorClass::Temporary, error);
+        let sizes = tokio::task::spawn_blocking(move || store.sizes(&asked)).await;
+        let sizes = sizes.map_err(|error| failed(error.to_string()))?;
+        let sizes = sizes.map_err(|error| failed(error.to_string()))?;
+        Ok(sizes.first().copied().flatten().map(|size| size as u64))
+    }
+
+    fn denied(&self, cid: &Cid) -> Option<String> {
+        self.0
+            .is_denied(cid)
+            .then(|| "the operator of this node denies it".to_owned())
+    }
+}
+
+/// What the node has, and what it finds with others: for who drives it.
+struct Looked(EmbeddedNode);
+
+#[async_trait]
+impl Source for Looked {
+    async fn get(&self, cid: &Cid) -> Result<Block, StoreError> {
+        match self.0.source(false).get(cid).await {
+            Err(error) if error.class == ErrorClass::NotFound => self.0.source(true).get(cid).await,
+            answer => answer,
+        }
+    }
+}
