@@ -20,7 +20,7 @@ use reqwest::multipart::{Form, Part};
 use serde_json::Value;
 
 use node::Node;
-use support::{Served, Store, noise};
+use support::{Served, Store, client, noise};
 
 struct Rig {
     store: Arc<Store>,
@@ -50,11 +50,7 @@ impl Rig {
             ..KuboOptions::default()
         };
         let client = KuboClient::new(&address, credentials, options, Arc::new(Silent)).expect("a client");
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only([])
-            .build()
-            .expect("a client");
+        let http = client();
         Self {
             store,
             node,
