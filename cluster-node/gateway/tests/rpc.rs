@@ -20,7 +20,7 @@ use reqwest::multipart::{Form, Part};
 use serde_json::Value;
 
 use node::Node;
-use support::{Served, Store, client, noise};
+use support::{Served, Store, noise};
 
 struct Rig {
     store: Arc<Store>,
@@ -50,7 +50,7 @@ impl Rig {
             ..KuboOptions::default()
         };
         let client = KuboClient::new(&address, credentials, options, Arc::new(Silent)).expect("a client");
-        let http = client();
+        let http = support::client();
         Self {
             store,
             node,
