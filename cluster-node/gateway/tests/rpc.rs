@@ -50,11 +50,7 @@ impl Rig {
             ..KuboOptions::default()
         };
         let client = KuboClient::new(&address, credentials, options, Arc::new(Silent)).expect("a client");
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only([])
-            .build()
-            .expect("a client");
+        let http = support::client();
         Self {
             store,
             node,

@@ -159,3 +159,11 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     out.truncate(length);
     out
 }
+
+/// A client for loopback alone.
+pub fn client() -> reqwest::Client {
+    // The first one in the process wins.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder().no_proxy().tls_certs_only([]);
+    builder.build().expect("a client")
+}
