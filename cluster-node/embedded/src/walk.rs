@@ -343,6 +343,8 @@ async fn walk(
         } else {
             gather.next().await?
         };
+        // Also here: what was asked for while there was room may be more than there is room for now.
+        inner.gate.enter().await?;
         take(inner, held, got, fresh)
             .await
             .map_err(|error| sorted(&cid, error))?;
