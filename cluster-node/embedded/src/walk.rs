@@ -161,7 +161,6 @@ pub(crate) async fn pin(
 ) -> Result<Pin, Failure> {
     fetchable(&cid, mode)?;
     let turn = inner.walks.enter(cid).await;
-    inner.gate.enter().await?;
     let pin = inner.store.pin_begin(cid, mode, name, now()).await?;
     finish(inner, pin, turn, sink).await
 }
