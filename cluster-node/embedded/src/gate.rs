@@ -6,6 +6,7 @@ use std::time::Duration;
 use cluster_blocks::BlockStore;
 use node_core::ErrorClass;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::disk::{self, DiskConfig, Level, Room};
@@ -20,6 +21,8 @@ pub(crate) struct Gate {
     dir: PathBuf,
     store: BlockStore,
     seen: Mutex<Option<Seen>>,
+    /// Somebody was turned away: the collector may be able to help.
+    pub(crate) turned_away: Notify,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +40,7 @@ impl Gate {
             dir,
             store,
             seen: Mutex::new(None),
+            turned_away: Notify::new(),
         }
     }
 
@@ -76,7 +80,10 @@ impl Gate {
     /// Fails when nothing more may be taken in.
     pub(crate) async fn enter(&self) -> Result<(), Failure> {
         match self.level().await? {
-            Level::Stop(reason) => Err(Failure::new(ErrorClass::DiskFull, reason)),
+            Level::Stop(reason) => {
+                self.turned_away.notify_one();
+                Err(Failure::new(ErrorClass::DiskFull, reason))
+            }
             Level::Fine | Level::Collect => Ok(()),
         }
     }

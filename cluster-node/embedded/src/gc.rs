@@ -154,12 +154,16 @@ pub(crate) async fn estimate(inner: &Inner, time: Duration) -> Result<GcEstimate
 pub(crate) async fn run(inner: Arc<Inner>) {
     let config = inner.config.gc;
     let mut pause = config.interval;
+    let mut in_vain = false;
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
             () = sleep(pause) => {}
+            // Not when the last pass found nothing: then only time or an unpin can help.
+            () = inner.gate.turned_away.notified(), if !in_vain => {}
         }
         pause = config.interval;
+        in_vain = false;
         let level = match inner.gate.level().await {
             Ok(level) => level,
             Err(failure) => {
@@ -175,6 +179,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
                 if let Ok(Level::Stop(reason)) = inner.gate.level().await {
                     tracing::warn!(reason, "nothing new is taken, and there is no garbage");
                 }
+                in_vain = true;
                 pause = (config.interval * 10).min(IDLE_MAX).max(config.interval);
             }
             Ok(_) => {}

@@ -14,6 +14,7 @@ use cluster_ipfs::{
 use cluster_swarm::{ConnectError, Multiaddr, PeerId, Swarm};
 use futures::StreamExt as _;
 use node_core::{Cid, ErrorClass, Invalid, PinMode};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -36,6 +37,9 @@ use crate::{blocking, key, walk};
 
 /// Origins connected to at the same time.
 const CONNECTS_MAX: usize = 8;
+
+/// Addresses of one origin that are dialled, when routers know it.
+const ADDRESSES_MAX: usize = 16;
 
 /// The key file in the node's folder.
 const KEY_FILE: &str = "node.key";
@@ -210,7 +214,7 @@ impl EmbeddedNode {
     }
 
     /// Ends everything: work under way, connections, then the store, with all that was handed to it synced. Further calls of
-    /// any handle fail. Returns when the folder is free.
+    /// any handle fail. The folder is free when the last handle, source and add are dropped too.
     ///
     /// # Errors
     /// When the store could not be closed properly; it is as after a crash then, and nothing pinned is lost.
@@ -362,7 +366,7 @@ impl EmbeddedNode {
         let address: Multiaddr = origin
             .parse()
             .map_err(|error| failed(ErrorClass::Permanent, &format!("this is no multiaddr: {error}")))?;
-        let Some(peer) = candidate(&address) else {
+        let Some(mut peer) = candidate(&address) else {
             return Err(failed(
                 ErrorClass::Permanent,
                 "the address does not end in /p2p/PEER_ID",
@@ -372,6 +376,9 @@ impl EmbeddedNode {
             return Err(failed(ErrorClass::Permanent, "this is the node itself"));
         }
         let limit = self.inner.config.fetch.connect_timeout;
+        if peer.addresses.is_empty() {
+            peer.addresses = self.addresses_of(peer.peer, limit).await;
+        }
         match timeout(limit, self.inner.network.swarm.connect_to(peer)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
@@ -387,5 +394,24 @@ impl EmbeddedNode {
                 &format!("no connection within {limit:?}"),
             )),
         }
+    }
+
+    /// Where delegated routers say that a peer is, if there are any; the DHT is asked by the network itself.
+    async fn addresses_of(&self, peer: PeerId, limit: Duration) -> Vec<Multiaddr> {
+        let routers = &self.inner.network.routers;
+        let found = Mutex::new(Vec::new());
+        let take = |record: http::Provider| {
+            if record.peer == peer {
+                found.lock().extend(record.addresses);
+            }
+            true
+        };
+        match timeout(limit, routers.peers(&peer, take)).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "no addresses by delegated routing"),
+        }
+        let mut found = found.into_inner();
+        found.truncate(ADDRESSES_MAX);
+        found
     }
 }

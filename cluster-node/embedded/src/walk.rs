@@ -161,7 +161,6 @@ pub(crate) async fn pin(
 ) -> Result<Pin, Failure> {
     fetchable(&cid, mode)?;
     let turn = inner.walks.enter(cid).await;
-    inner.gate.enter().await?;
     let pin = inner.store.pin_begin(cid, mode, name, now()).await?;
     finish(inner, pin, turn, sink).await
 }
@@ -343,6 +342,8 @@ async fn walk(
         } else {
             gather.next().await?
         };
+        // Also here: what was asked for while there was room may be more than there is room for now.
+        inner.gate.enter().await?;
         take(inner, held, got, fresh)
             .await
             .map_err(|error| sorted(&cid, error))?;

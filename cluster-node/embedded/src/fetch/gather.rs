@@ -20,25 +20,16 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use node_core::Cid;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::Network;
+use super::car::{CAR_QUIET, CAR_STUCK, Car, CarEvent, car_event};
 use super::plan::{self, Around, Step, Want};
-use super::search::{CANDIDATES_MAX, Search};
+use super::search::{CANDIDATES_MAX, Search, SearchEvent, search_event};
 use crate::http::Answered;
 
 /// Bytes of blocks kept that came in a CAR before they were wanted.
 pub(crate) const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// Blocks of a CAR that lie in its channel.
-const CAR_BLOCKS_MAX: usize = 4;
-
-/// How long a CAR that brings nothing wanted holds back requests for single blocks.
-const CAR_QUIET: Duration = Duration::from_secs(2);
-
-/// How long a CAR may bring nothing that is wanted before it is given up.
-const CAR_STUCK: Duration = Duration::from_secs(10);
 
 /// How often what is to be done next is thought about, when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -98,16 +89,6 @@ struct Wanted {
     at_gateway: bool,
     /// All connected peers were asked, and not only those that had something before.
     broad: bool,
-}
-
-/// A CAR file that comes.
-struct Car {
-    place: usize,
-    running: BoxFuture<'static, Result<(), String>>,
-    blocks: mpsc::Receiver<Block>,
-    ended: bool,
-    /// When it last brought something that was wanted.
-    useful: Instant,
 }
 
 type Asked = BoxFuture<'static, (Cid, usize, Answered)>;
@@ -483,14 +464,7 @@ impl Gather {
         let gateways = self.network.gateways.clone();
         if cid == self.root && self.network.gateway_config.car && !self.car_tried {
             self.car_tried = true;
-            let (sender, blocks) = mpsc::channel(CAR_BLOCKS_MAX);
-            self.car = Some(Car {
-                place,
-                running: async move { gateways.car(place, cid, sender).await }.boxed(),
-                blocks,
-                ended: false,
-                useful: now,
-            });
+            self.car = Some(Car::begin(gateways, place, cid, now));
             return;
         }
         // Counted from here on, and not from the first poll: the next decision looks at who is busy.
@@ -549,63 +523,5 @@ impl Wanted {
             refused: self.refused,
             at_gateway: self.at_gateway,
         }
-    }
-}
-
-enum SearchEvent {
-    Found(Candidate),
-    Ended,
-}
-
-/// The next thing that a search does; never, when there is none.
-async fn search_event(search: &mut Option<Search>) -> SearchEvent {
-    let Some(search) = search else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        biased;
-        found = search.found.recv() => match found {
-            Some(candidate) => SearchEvent::Found(candidate),
-            None => SearchEvent::Ended,
-        },
-        () = &mut search.running => match search.found.try_recv() {
-            // What it found last is taken first; the next call ends it.
-            Ok(candidate) => {
-                search.running = std::future::pending().boxed();
-                SearchEvent::Found(candidate)
-            }
-            Err(_) => SearchEvent::Ended,
-        },
-    }
-}
-
-enum CarEvent {
-    Block(Block),
-    Ended(Result<(), String>),
-}
-
-/// The next thing that a CAR file brings; never, when there is none or no room for its blocks.
-async fn car_event(car: &mut Option<Car>, room: bool) -> CarEvent {
-    let Some(car) = car.as_mut().filter(|_| room) else {
-        return std::future::pending().await;
-    };
-    if !car.ended {
-        tokio::select! {
-            biased;
-            block = car.blocks.recv() => if let Some(block) = block {
-                return CarEvent::Block(block);
-            },
-            result = &mut car.running => {
-                car.ended = true;
-                if let Err(reason) = result {
-                    return CarEvent::Ended(Err(reason));
-                }
-            }
-        }
-    }
-    // Its end may have overtaken its last blocks in the channel.
-    match car.blocks.recv().await {
-        Some(block) => CarEvent::Block(block),
-        None => CarEvent::Ended(Ok(())),
     }
 }

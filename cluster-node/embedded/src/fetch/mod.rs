@@ -1,5 +1,6 @@
 //! Getting blocks from outside: peers, gateways, and whoever they are found by.
 
+mod car;
 mod gather;
 mod network;
 mod plan;

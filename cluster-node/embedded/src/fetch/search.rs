@@ -81,3 +81,30 @@ async fn at_routers(network: &Network, cid: Cid, found: mpsc::Sender<Candidate>)
         tracing::debug!(%cid, %error, "no providers by delegated routing");
     }
 }
+
+pub(super) enum SearchEvent {
+    Found(Candidate),
+    Ended,
+}
+
+/// The next thing that a search does; never, when there is none.
+pub(super) async fn search_event(search: &mut Option<Search>) -> SearchEvent {
+    let Some(search) = search else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        biased;
+        found = search.found.recv() => match found {
+            Some(candidate) => SearchEvent::Found(candidate),
+            None => SearchEvent::Ended,
+        },
+        () = &mut search.running => match search.found.try_recv() {
+            // What it found last is taken first; the next call ends it.
+            Ok(candidate) => {
+                search.running = std::future::pending().boxed();
+                SearchEvent::Found(candidate)
+            }
+            Err(_) => SearchEvent::Ended,
+        },
+    }
+}

@@ -372,7 +372,7 @@ struct Record {
     #[serde(rename = "Schema", default)]
     schema: String,
     #[serde(rename = "ID", default)]
-    id: Option<String>,
+    id: Option<serde_json::Value>,
     #[serde(rename = "Addrs", default)]
     addresses: Option<Vec<serde_json::Value>>,
 }
@@ -383,7 +383,7 @@ impl Record {
         if !matches!(self.schema.as_str(), "peer" | "bitswap") {
             return None;
         }
-        let peer: PeerId = parse_peer(&self.id?)?;
+        let peer: PeerId = parse_peer(self.id?.as_str()?)?;
         let own = |address: Multiaddr| match address.iter().last() {
             Some(Protocol::P2p(id)) => (id == peer).then_some(address),
             // Speaks HTTP and not Bitswap.
@@ -445,7 +445,7 @@ mod tests {
 
     #[test]
     fn records_of_other_kinds_are_passed_over() {
-        assert_eq!(record(r#"{"Schema":"new","ID":"x"}"#), None);
+        assert_eq!(record(r#"{"Schema":"new","ID":7}"#), None);
         assert_eq!(record(r#"{"Schema":"peer","ID":"x"}"#), None);
         assert_eq!(record(r#"{"Schema":"peer"}"#), None);
         assert_eq!(record("{}"), None);

@@ -80,9 +80,19 @@ impl Node {
     pub async fn open(dir: TempDir, change: impl FnOnce(&mut EmbeddedConfig)) -> Self {
         let mut config = config(dir.path());
         change(&mut config);
-        let node = within("starting a node", EmbeddedNode::start(config))
-            .await
-            .expect("a node");
+        // A folder of a node that was just ended is free when the last call of its store has returned.
+        let node = within("starting a node", async {
+            loop {
+                match EmbeddedNode::start(config.clone()).await {
+                    Ok(node) => break node,
+                    Err(error) if error.to_string().to_lowercase().contains("lock") => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        })
+        .await;
         Self { node, dir }
     }
 
@@ -100,7 +110,10 @@ impl Node {
 
     /// Puts blocks on it that nothing holds.
     pub async fn put(&self, blocks: &[Block]) {
-        self.node.begin_add().put(blocks.to_vec()).await.expect("stored");
+        let session = self.node.begin_add();
+        for batch in blocks.chunks(64) {
+            session.put(batch.to_vec()).await.expect("stored");
+        }
     }
 
     /// How many of these it has.
@@ -133,13 +146,15 @@ pub fn named(codec: u8, bytes: Vec<u8>) -> Block {
 /// A leaf of this many bytes that differ from seed to seed.
 pub fn leaf(seed: u64, bytes: usize) -> Block {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let noise = std::iter::repeat_with(|| {
+    let words = std::iter::repeat_with(|| {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state as u8
+        state.to_le_bytes()
     });
-    named(RAW, noise.take(bytes).collect())
+    let mut noise: Vec<u8> = words.take(bytes.div_ceil(8)).flatten().collect();
+    noise.truncate(bytes);
+    named(RAW, noise)
 }
 
 /// A dag-cbor list of links.
