@@ -26,7 +26,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use node_core::Cid;
-use rustix::process::Signal;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
@@ -261,12 +260,12 @@ impl HeliaPeer {
 
     /// Freezes it: connections stay and are taken, nothing is answered.
     pub fn freeze(&self) -> anyhow::Result<()> {
-        self.process.signal(Signal::STOP)
+        self.process.freeze()
     }
 
     /// Lets it go on after [`HeliaPeer::freeze`].
     pub fn thaw(&self) -> anyhow::Result<()> {
-        self.process.signal(Signal::CONT)
+        self.process.thaw()
     }
 
     /// Kills it at once.
