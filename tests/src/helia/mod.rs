@@ -12,6 +12,8 @@
 //! - It sends no cancels, whatever its comments say.
 //! - What it sent to a peer it does not send to it again for 5 s ([`HeliaOptions::resend_after`]).
 //! - It takes messages of up to 4 MiB, and keeps 1024 wants of a peer.
+//! - It hangs up on nobody by itself, here: libp2p's check of connections by ping is off. QUIC gives a silent peer up after
+//!   60 s, or after the shorter time that the other end names.
 //! - It opens a stream for each message, and collects wants and blocks for 10 ms before it sends them: a chain takes 20 ms
 //!   and more a block.
 
