@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::binaries::{cache, repository};
+use crate::wait::freeze;
 
 /// The version that demo and tests run.
 pub const KUBO_VERSION: &str = "0.43.0";
@@ -302,7 +303,7 @@ impl KuboDaemon {
 
     /// Freezes it: connections are taken, nothing is answered.
     pub fn freeze(&self) -> anyhow::Result<()> {
-        signal(self.child.as_ref().context("it does not run")?, Signal::STOP)
+        freeze(process(self.child.as_ref().context("it does not run")?)?)
     }
 
     /// Lets it go on after [`KuboDaemon::freeze`].
@@ -410,11 +411,12 @@ fn command(binary: &Path, folder: &Path) -> Command {
 }
 
 fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
-    let pid = i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .context("no such process")?;
-    Ok(kill_process(pid, signal)?)
+    Ok(kill_process(process(child)?, signal)?)
+}
+
+fn process(child: &Child) -> anyhow::Result<Pid> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    pid.context("no such process")
 }
 
 /// `/ip4/127.0.0.1/tcp/PORT` as a URL; none while the file is being written.

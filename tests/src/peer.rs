@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::binaries::binary;
 use crate::client::Client;
-use crate::wait::wait_until;
+use crate::wait::{freeze, wait_until};
 
 /// A peer on a busy machine may take a while to start.
 pub const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -226,7 +226,7 @@ impl Peer {
 
     /// Freezes it: connections are taken, nothing is answered.
     pub fn freeze(&self) -> anyhow::Result<()> {
-        self.signal(Signal::STOP)
+        freeze(self.process()?)
     }
 
     /// Lets it go on after [`Peer::freeze`].
@@ -330,12 +330,15 @@ impl Peer {
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill_process(self.process()?, signal)?)
+    }
+
+    fn process(&self) -> anyhow::Result<Pid> {
         let pid = self.pid().with_context(|| format!("{} does not run", self.name))?;
-        let pid = i32::try_from(pid)
+        i32::try_from(pid)
             .ok()
             .and_then(Pid::from_raw)
-            .context("no such process")?;
-        Ok(kill_process(pid, signal)?)
+            .context("no such process")
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 /// Between two looks at a condition that can't announce itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -30,4 +31,22 @@ pub async fn wait_until<T>(
         }
         tokio::time::sleep(LOOK_AGAIN.min(limit.saturating_sub(begun.elapsed()))).await;
     }
+}
+
+/// A process on a busy machine stops when its threads are next looked at by the kernel.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Stops a child of this program, and returns when all its threads stand still: the signal alone lets it finish an answer.
+pub(crate) fn freeze(child: Pid) -> anyhow::Result<()> {
+    kill_process(child, Signal::STOP)?;
+    let begun = Instant::now();
+    // Not without a limit: a child that ends instead never stops.
+    while waitid(WaitId::Pid(child), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)?.is_none() {
+        ensure!(
+            begun.elapsed() < FREEZE_LIMIT,
+            "process {child:?} has not stopped in {FREEZE_LIMIT:?}"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }

@@ -16,6 +16,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::oneshot;
 
+use crate::wait::{freeze, wait_until};
+
 /// The answer to a request says by itself that its time is over; only a process that hangs is waited for longer.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -126,10 +128,19 @@ impl Process {
         self.child.lock().as_ref().map(Child::id)
     }
 
-    /// Sends it a signal.
-    pub(super) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+    /// Stops all its threads.
+    pub(super) fn freeze(&self) -> anyhow::Result<()> {
+        freeze(self.process()?)
+    }
+
+    /// Lets them go on.
+    pub(super) fn thaw(&self) -> anyhow::Result<()> {
+        Ok(kill_process(self.process()?, Signal::CONT)?)
+    }
+
+    fn process(&self) -> anyhow::Result<Pid> {
         let pid = self.pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        Ok(kill_process(pid.context("it does not run")?, signal)?)
+        pid.context("it does not run")
     }
 
     /// Kills it at once.
@@ -147,7 +158,7 @@ impl Process {
             None => Ok(None),
             Some(child) => Ok(Some(child.try_wait()?.context("it still runs")?)),
         };
-        let status = crate::wait::wait_until("the process has ended", limit, look).await;
+        let status = wait_until("the process has ended", limit, look).await;
         self.kill()?;
         match status? {
             Some(status) if !status.success() => bail!("it ended with {status}\n{}", self.log()),

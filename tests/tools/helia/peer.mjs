@@ -36,12 +36,15 @@ await datastore.open?.()
 // The order of the layers is that of Helia's own createHelia, without HTTP.
 const helia = withBitswap(withLibp2pLight(createHeliaLight({ blockstore, datastore, codecs, hashers }), {
   addresses: { listen: (setup.listen ?? ['tcp', 'quic']).map(kind => LISTEN[kind]) },
-  transports: [tcp(), quic()],
+  // By itself QUIC gives a silent peer up after 10 s; the shorter time of the two ends counts.
+  transports: [tcp(), quic({ maxIdleTimeout: 60_000 })],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
   services: { identify: identify(), ping: ping() },
   // All peers of a test are at one address; the default lets five connections a second in.
-  connectionManager: { inboundConnectionThreshold: 10_000, maxIncomingPendingConnections: 1_000 }
+  connectionManager: { inboundConnectionThreshold: 10_000, maxIncomingPendingConnections: 1_000 },
+  // It hangs up on a peer that takes too long to answer a ping: one that is frozen by a test, or that is busy hashing.
+  connectionMonitor: { enabled: false }
 }), setup.bitswap ?? {})
 await helia.start()
 
