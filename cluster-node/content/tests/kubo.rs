@@ -103,8 +103,11 @@ async fn a_folder_has_the_cid_that_kubo_gives_it() {
     }
 }
 
-/// What a tar archive says of each entry.
-fn read_tar(archive: &[u8]) -> BTreeMap<Vec<u8>, (u8, u32, Vec<u8>, Vec<u8>)> {
+/// Type, mode, target and content.
+type Found = (u8, u32, Vec<u8>, Vec<u8>);
+
+/// What a tar archive says of each entry, by path.
+fn read_tar(archive: &[u8]) -> BTreeMap<Vec<u8>, Found> {
     let mut archive = tar::Archive::new(archive);
     let mut found = BTreeMap::new();
     for entry in archive.entries().expect("an archive") {
