@@ -58,7 +58,7 @@ fn a_disk_that_is_full_loses_nothing_that_was_acknowledged() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     // Without the trap the signal would kill the process; what is left is an error of the write.
-    let script = "trap '' XFSZ; ulimit -f 6000; exec \"$0\" \"$@\"";
+    let script = "trap '' XFSZ; ulimit -f 1500; exec \"$0\" \"$@\"";
     let output = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().expect("this binary"))
