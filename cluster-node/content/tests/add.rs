@@ -307,7 +307,7 @@ async fn entries_are_told_of_when_they_are_complete() {
         .observe(move |entry| {
             teller
                 .lock()
-                .unwrap()
+                .expect("no panic")
                 .push(String::from_utf8(entry.path).expect("text"))
         });
     for path in ["a/b/1", "a/b/2", "a/3", "c"] {
@@ -315,7 +315,10 @@ async fn entries_are_told_of_when_they_are_complete() {
         adder.write(b"x"[..].into()).await.expect("taken");
     }
     adder.finish().await.expect("added");
-    assert_eq!(*told.lock().unwrap(), ["a/b/1", "a/b/2", "a/b", "a/3", "a", "c", ""]);
+    assert_eq!(
+        *told.lock().expect("no panic"),
+        ["a/b/1", "a/b/2", "a/b", "a/3", "a", "c", ""]
+    );
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ fn naive(store: &Store, root: Cid, seen: &mut Option<HashSet<Cid>>, out: &mut Ve
     if seen.as_mut().is_some_and(|seen| !seen.insert(root)) {
         return;
     }
-    let block = store.blocks.lock().unwrap()[&root].clone();
+    let block = store.blocks.lock().expect("no panic")[&root].clone();
     out.push(root);
     for link in block.links().expect("readable") {
         naive(store, link, seen, out);
@@ -165,7 +165,7 @@ proptest! {
             let imported = import_car(futures::stream::iter(parts), back.clone()).await.expect("taken");
             assert_eq!((imported.version, &imported.roots[..]), (1 + u64::from(second), &[root][..]));
             assert_eq!(imported.blocks as usize, store.len());
-            assert_eq!(*back.blocks.lock().unwrap(), *store.blocks.lock().unwrap());
+            assert_eq!(*back.blocks.lock().expect("no panic"), *store.blocks.lock().expect("no panic"));
         });
     }
 }

@@ -64,8 +64,11 @@ async fn what_was_added_is_written_with_mode_and_time() {
     assert!(matches!(again, UnpackError::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists));
 }
 
-/// An archive with these entries: names as they are, a target for symlinks.
-fn archive(entries: &[(&[u8], EntryType, &[u8])]) -> Vec<u8> {
+/// A name as it is, a kind, and a target for symlinks.
+type Given<'a> = (&'a [u8], EntryType, &'a [u8]);
+
+/// An archive with these entries.
+fn archive(entries: &[Given<'_>]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (name, kind, target) in entries {
         let mut header = Header::new_gnu();
@@ -99,7 +102,7 @@ fn nothing_is_written_elsewhere() {
     const D: EntryType = EntryType::Directory;
     const F: EntryType = EntryType::Regular;
     const L: EntryType = EntryType::Symlink;
-    let evil: &[&[(&[u8], EntryType, &[u8])]] = &[
+    let evil: &[&[Given<'_>]] = &[
         &[(b"../evil", F, b"")],
         &[(b"/tmp/evil", F, b"")],
         &[(b"d", D, b""), (b"d/../../evil", F, b"")],

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tower::ServiceExt as _;
 
-use support::{Served, Store, cids, noise, read_car};
+use support::{Served, Store, cids, client, noise, read_car};
 
 struct Answer {
     status: u16,
@@ -216,6 +216,7 @@ async fn every_shape_of_a_car_file_has_its_own_tag_and_is_not_sent_twice() {
             let again = ask(&store, &url, &[("if-none-match", &known)]).await;
             assert_eq!((again.status, again.bytes()), (304, &b""[..]), "{known}");
             assert_eq!(again.header("etag"), tag);
+            assert_eq!(again.header("content-length"), "", "it would be that of the content");
             assert_eq!(again.header("cache-control"), "public, max-age=29030400, immutable");
             assert_eq!(store.reads(), before, "nothing is read for it");
         }
@@ -360,11 +361,7 @@ async fn requests_beyond_the_bound_are_turned_away_until_one_ends() {
         ..GatewayOptions::default()
     };
     let served = Served::new(gateway::router(store.clone(), options), ServeOptions::default()).await;
-    let http = reqwest::Client::builder()
-        .no_proxy()
-        .tls_certs_only([])
-        .build()
-        .expect("a client");
+    let http = client();
     let url = served.url(&format!("/ipfs/{large}?format=car"));
     // Its body is not read, so it does not end.
     let first = http.get(&url).send().await.expect("answered");

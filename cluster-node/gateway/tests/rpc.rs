@@ -50,11 +50,7 @@ impl Rig {
             ..KuboOptions::default()
         };
         let client = KuboClient::new(&address, credentials, options, Arc::new(Silent)).expect("a client");
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only([])
-            .build()
-            .expect("a client");
+        let http = support::client();
         Self {
             store,
             node,
@@ -105,14 +101,14 @@ async fn pins_are_added_seen_updated_and_removed() {
     let (first, second) = (rig.file(1).await, rig.file(2).await);
     assert_eq!(rig.client.pin_ls(&first, LookFor::Any).await, Ok(None));
     let last = Mutex::new(Progress::default());
-    let sink = |progress: Progress| *last.lock().unwrap() = progress;
+    let sink = |progress: Progress| *last.lock().expect("no panic") = progress;
     let added = rig
         .client
         .pin_add(&first, PinMode::Recursive, "a name", &sink)
         .await
         .expect("pinned");
     assert_eq!((added.held, added.progress.blocks), (PinMode::Recursive, 11));
-    assert_eq!(*last.lock().unwrap(), added.progress);
+    assert_eq!(*last.lock().expect("no panic"), added.progress);
     assert!(added.progress.bytes > 1000);
     let listed = rig
         .client
@@ -191,14 +187,14 @@ async fn errors_keep_their_class_on_the_way() {
         assert!(error.message.contains(words), "{error}");
         let error = rig.client.pin_rm(&cid).await.expect_err("failing");
         assert_eq!(error.class, class, "{error}");
-        *rig.node.failing.lock().unwrap() = None;
+        *rig.node.failing.lock().expect("no panic") = None;
 
         // In the middle of an answer, behind lines of progress.
         rig.node.budget.forget_permits(usize::MAX);
         rig.node.budget.add_permits(3);
         let progress = Mutex::new(Progress::default());
         let sink = |now: Progress| {
-            *progress.lock().unwrap() = now;
+            *progress.lock().expect("no panic") = now;
             rig.node.fail(class, words);
             rig.node.budget.add_permits(1);
         };
@@ -207,10 +203,10 @@ async fn errors_keep_their_class_on_the_way() {
             .pin_add(&cid, PinMode::Recursive, "", &sink)
             .await
             .expect_err("failing");
-        assert_eq!(progress.lock().unwrap().blocks, 3, "{class:?}");
+        assert_eq!(progress.lock().expect("no panic").blocks, 3, "{class:?}");
         assert_eq!(error.class, class, "{error}");
         assert!(error.message.contains(words), "{error}");
-        *rig.node.failing.lock().unwrap() = None;
+        *rig.node.failing.lock().expect("no panic") = None;
         rig.node.budget.add_permits(1000);
     }
     let missing = rig.file(2).await;
@@ -245,7 +241,7 @@ async fn a_driver_that_goes_away_cancels_its_pin() {
         while rig.node.adding.load(Ordering::SeqCst) > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(rig.node.pins.lock().unwrap().is_empty());
+        assert!(rig.node.pins.lock().expect("no panic").is_empty());
     }
 }
 
@@ -279,8 +275,14 @@ async fn content_goes_in_and_out() {
         .collect();
     assert_eq!(lines[0]["Root"]["Cid"]["/"], root.to_string());
     assert_eq!(lines[0]["Root"]["PinErrorMsg"], "");
-    assert_eq!(lines[1]["Stats"]["BlockCount"], elsewhere.blocks.lock().unwrap().len());
-    assert_eq!(*rig.store.blocks.lock().unwrap(), *elsewhere.blocks.lock().unwrap());
+    assert_eq!(
+        lines[1]["Stats"]["BlockCount"],
+        elsewhere.blocks.lock().expect("no panic").len()
+    );
+    assert_eq!(
+        *rig.store.blocks.lock().expect("no panic"),
+        *elsewhere.blocks.lock().expect("no panic")
+    );
     let held = rig.client.pin_ls(&root, LookFor::Recursive).await.expect("answered");
     assert!(held.is_some(), "its root is pinned");
 

@@ -78,11 +78,11 @@ impl Store {
     }
 
     pub fn remove(&self, cid: &Cid) -> Option<Block> {
-        self.blocks.lock().unwrap().remove(cid)
+        self.blocks.lock().expect("no panic").remove(cid)
     }
 
     pub fn len(&self) -> usize {
-        self.blocks.lock().unwrap().len()
+        self.blocks.lock().expect("no panic").len()
     }
 }
 
@@ -93,7 +93,7 @@ impl Source for Store {
         for _ in 0..3 {
             tokio::task::yield_now().await;
         }
-        let block = self.blocks.lock().unwrap().get(cid).cloned();
+        let block = self.blocks.lock().expect("no panic").get(cid).cloned();
         block.ok_or_else(|| StoreError::new(ErrorClass::NotFound, format!("{cid} is not held here")))
     }
 }
@@ -112,7 +112,7 @@ impl Sink for Store {
         if self.full_after.is_some_and(|batches| self.puts.total() > batches) {
             return Err(StoreError::new(ErrorClass::DiskFull, "the disk is full"));
         }
-        let mut kept = self.blocks.lock().unwrap();
+        let mut kept = self.blocks.lock().expect("no panic");
         for block in blocks {
             let checked = Block::new(block.cid(), block.bytes().clone()).expect("a block of its CID");
             kept.insert(block.cid(), checked);

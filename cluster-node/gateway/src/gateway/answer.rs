@@ -1,9 +1,13 @@
 //! What an answer looks like.
 
+use std::convert::Infallible;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use cluster_content::{ContentError, Scope, StoreError};
 use cluster_dag::DagError;
+use futures::stream::empty;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use node_core::ErrorClass;
@@ -113,7 +117,8 @@ pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
 
 /// An answer that holds content, without it.
 pub(super) fn head(wanted: &Wanted, url_path: &str, query: Option<&str>, etag: &str) -> Response {
-    let mut response = Response::new(Body::empty());
+    // Of no known length: of an answer without content, HTTP takes the length for that of the content left out.
+    let mut response = Response::new(Body::from_stream(empty::<Result<Bytes, Infallible>>()));
     let headers = response.headers_mut();
     let mut put = |name: HeaderName, value: String| {
         // What can't stand in a header is left out; only a file name of the client could be such.

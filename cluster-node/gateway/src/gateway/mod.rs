@@ -3,6 +3,10 @@
 //! `GET` and `HEAD` of `/ipfs/CID` (`?format=raw`) and `/ipfs/CID[/PATH]` (`?format=car`), and nothing that a client would
 //! have to believe: no files as such, no listings, no IPNS. It serves what [`Blocks`] has and fetches nothing. CAR files
 //! are of version 1, depth first, and the same each time; duplicates come with `dups=y`, and of `dag-scope=entity` never.
+//!
+//! Blocks, roots and their order are those of Kubo 0.43; `tests/kubo.rs` asks it. Where it differs from the specification,
+//! the specification counts: `entity-bytes` alone implies `dag-scope=entity`, and the name of a file is `CID.car`. A path
+//! that leads nowhere is a 404 here, found out before anything is sent; Kubo sends a CAR file that ends there.
 
 mod answer;
 mod request;

@@ -47,11 +47,11 @@ impl Node {
     }
 
     pub fn fail(&self, class: ErrorClass, words: &str) {
-        *self.failing.lock().unwrap() = Some((class, words.to_owned()));
+        *self.failing.lock().expect("no panic") = Some((class, words.to_owned()));
     }
 
     fn check(&self, operation: Operation) -> Result<(), Error> {
-        match &*self.failing.lock().unwrap() {
+        match &*self.failing.lock().expect("no panic") {
             Some((class, words)) => Err(Error::new(operation, *class, words, None)),
             None => Ok(()),
         }
@@ -86,7 +86,7 @@ impl IpfsNode for Node {
         self.adding.fetch_add(1, Ordering::SeqCst);
         let _adding = Adding(&self.adding);
         self.check(Operation::PinAdd)?;
-        let held = self.pins.lock().unwrap().get(cid).map(|(mode, _)| *mode);
+        let held = self.pins.lock().expect("no panic").get(cid).map(|(mode, _)| *mode);
         let mut reached = Progress::default();
         if (held, mode) != (Some(PinMode::Recursive), PinMode::Direct) {
             let scope = match mode {
@@ -109,7 +109,10 @@ impl IpfsNode for Node {
                 reached.bytes += block.bytes().len() as u64;
                 progress(reached);
             }
-            self.pins.lock().unwrap().insert(*cid, (mode, name.to_owned()));
+            self.pins
+                .lock()
+                .expect("no panic")
+                .insert(*cid, (mode, name.to_owned()));
         }
         Ok(Added {
             held: if held == Some(PinMode::Recursive) {
@@ -122,7 +125,7 @@ impl IpfsNode for Node {
     }
 
     async fn pin_update(&self, from: &Cid, to: &Cid, progress: ProgressSink<'_>) -> Result<Updated, Error> {
-        let held = self.pins.lock().unwrap().get(from).map(|(mode, _)| *mode);
+        let held = self.pins.lock().expect("no panic").get(from).map(|(mode, _)| *mode);
         if held != Some(PinMode::Recursive) {
             return Ok(Updated::SourceNotPinned);
         }
@@ -132,12 +135,12 @@ impl IpfsNode for Node {
 
     async fn pin_rm(&self, cid: &Cid) -> Result<bool, Error> {
         self.check(Operation::PinRm)?;
-        Ok(self.pins.lock().unwrap().remove(cid).is_some())
+        Ok(self.pins.lock().expect("no panic").remove(cid).is_some())
     }
 
     async fn pin_ls(&self, cid: &Cid, _: LookFor) -> Result<Option<Listed>, Error> {
         self.check(Operation::PinLs)?;
-        let pins = self.pins.lock().unwrap();
+        let pins = self.pins.lock().expect("no panic");
         Ok(pins.get(cid).map(|(mode, name)| Listed {
             held: match mode {
                 PinMode::Recursive => Held::Recursive,
