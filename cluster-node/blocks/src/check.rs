@@ -171,11 +171,13 @@ impl Tables {
         }
         let all: HashSet<&Key> = expected.keys().chain(self.refs.keys()).collect();
         for key in all {
-            let [expected, found] =
-                [&expected, &self.refs].map(|refs| refs.get(key).copied().unwrap_or_default());
+            let [expected, found] = [&expected, &self.refs].map(|refs| refs.get(key).copied().unwrap_or_default());
             let explained = found.hard == expected.hard || (at_least && found.hard > expected.hard);
             if found.direct != expected.direct || !explained {
-                return damaged(format!("{} has {found:?}, the tables explain {expected:?}", key.to_cid()?));
+                return damaged(format!(
+                    "{} has {found:?}, the tables explain {expected:?}",
+                    key.to_cid()?
+                ));
             }
         }
         Ok(())
@@ -196,7 +198,9 @@ impl Tables {
             let rows = rows.unwrap_or(&empty);
             let counts = (rows.frontier.len() as u64, rows.visited.len() as u64);
             if counts != (record.frontier, record.visited) {
-                return damaged(format!("the walk of {cid} has {counts:?} rows, its record says {record:?}"));
+                return damaged(format!(
+                    "the walk of {cid} has {counts:?} rows, its record says {record:?}"
+                ));
             }
             self.check_walk(cid, left, rows)?;
         }
@@ -238,12 +242,14 @@ impl Tables {
     }
 
     fn check_walk(&self, root: &Cid, left: Left, rows: &WalkRows) -> Result<(), Error> {
-        let waiting: Vec<(Vec<u8>, Left)> =
-            rows.frontier.iter().map(|(cid, left)| (target(cid), *left)).collect();
+        let waiting: Vec<(Vec<u8>, Left)> = rows.frontier.iter().map(|(cid, left)| (target(cid), *left)).collect();
         let is_known = |cid: &Cid, left: Left| {
             let target = target(cid);
             let visited = rows.visited.get(&target).is_some_and(|(visited, _)| *visited >= left);
-            visited || waiting.iter().any(|(waiting, deep)| *waiting == target && *deep >= left)
+            visited
+                || waiting
+                    .iter()
+                    .any(|(waiting, deep)| *waiting == target && *deep >= left)
         };
         if Block::inline(*root).is_none() && !is_known(root, left) {
             return damaged(format!("the walk of {root} has forgotten its root"));
@@ -252,7 +258,9 @@ impl Tables {
             let cid = read_target(target)?;
             for (child, left) in self.held(root, &cid, *left)? {
                 if !skipped && !is_known(&child, left) {
-                    return damaged(format!("the walk of {root} has forgotten {child}, to which {cid} links"));
+                    return damaged(format!(
+                        "the walk of {root} has forgotten {child}, to which {cid} links"
+                    ));
                 }
             }
         }
@@ -265,7 +273,11 @@ impl Tables {
             blocks: stored.clone().count() as u64,
             bytes: stored.map(|meta| u64::from(meta.size)).sum(),
             pins: self.pins.len() as u64,
-            walking: self.pins.values().filter(|record| record.state == State::Walking).count() as u64,
+            walking: self
+                .pins
+                .values()
+                .filter(|record| record.state == State::Walking)
+                .count() as u64,
             lost: self.metas.values().filter(|meta| meta.lost).count() as u64,
         };
         if counted == self.counters {

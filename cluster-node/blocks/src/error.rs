@@ -26,7 +26,9 @@ pub enum Error {
     #[error("the block store is damaged: {0}")]
     Damaged(String),
     /// The folder was written by a version that knows more than this one.
-    #[error("the block store was written in form {found}, this version knows forms up to {known}; start a newer version")]
+    #[error(
+        "the block store was written in form {found}, this version knows forms up to {known}; start a newer version"
+    )]
     Newer {
         /// What was found.
         found: u32,

@@ -175,12 +175,12 @@ impl BlockStore {
         let is_spent = |scanned: u64, read: u64| {
             scanned >= budget.keys as u64 || read >= budget.bytes || begun.elapsed() >= budget.time
         };
-        while !is_spent(scanned, read) {
+        loop {
             let mut batch = Batch::default();
             // What was just set free goes first, so that little has to be kept in mind.
             if cursor.follow.is_empty() {
                 let rows = scan.get_or_insert_with(|| Scan::new(shared, cursor.after.as_ref()));
-                while !batch.is_full() && !is_spent(scanned, read) {
+                loop {
                     let Some(row) = rows.next()? else {
                         cursor.at_end = true;
                         break;
@@ -191,9 +191,13 @@ impl BlockStore {
                         read += batch.add(shared, &row)?;
                     }
                     cursor.after = Some(row.key);
+                    if batch.is_full() || is_spent(scanned, read) {
+                        break;
+                    }
                 }
             } else {
-                let from = cursor.follow.len().saturating_sub(CANDIDATES_MAX);
+                let left = usize::try_from((budget.keys as u64).saturating_sub(scanned)).unwrap_or(usize::MAX);
+                let from = cursor.follow.len().saturating_sub(left.clamp(1, CANDIDATES_MAX));
                 let keys = cursor.follow.split_off(from);
                 let (refs, metas) = (shared.refs(&keys)?, shared.metas(&keys)?);
                 let mut rows = keys.into_iter().zip(refs).zip(metas);
@@ -210,7 +214,7 @@ impl BlockStore {
                 cursor.follow.extend(rows.map(|((key, _), _)| key));
             }
             self.collect(batch, &mut cursor, &mut deleted)?;
-            if cursor.at_end && cursor.follow.is_empty() {
+            if (cursor.at_end && cursor.follow.is_empty()) || is_spent(scanned, read) {
                 break;
             }
         }

@@ -22,7 +22,10 @@ impl Key {
         // Version and codec are varints in front of the multihash.
         let mut rest = &binary[..];
         for _ in 0..2 {
-            let end = rest.iter().position(|byte| byte & 0x80 == 0).map_or(rest.len(), |at| at + 1);
+            let end = rest
+                .iter()
+                .position(|byte| byte & 0x80 == 0)
+                .map_or(rest.len(), |at| at + 1);
             rest = &rest[end..];
         }
         Self(rest.into())
@@ -78,7 +81,10 @@ pub(crate) fn codec_bit(codec: u64) -> Option<u8> {
 
 /// The codecs of a set.
 pub(crate) fn codecs(set: u8) -> impl Iterator<Item = u64> {
-    CODECS.into_iter().filter(move |(_, bit)| set & bit != 0).map(|(code, _)| code)
+    CODECS
+        .into_iter()
+        .filter(move |(_, bit)| set & bit != 0)
+        .map(|(code, _)| code)
 }
 
 /// The CID of a block under a codec.

@@ -59,11 +59,19 @@ pub(crate) struct Refs {
 
 impl Refs {
     pub(crate) fn hard(change: i64) -> [u8; 16] {
-        Self { hard: change, direct: 0 }.encode()
+        Self {
+            hard: change,
+            direct: 0,
+        }
+        .encode()
     }
 
     pub(crate) fn direct(change: i64) -> [u8; 16] {
-        Self { hard: 0, direct: change }.encode()
+        Self {
+            hard: 0,
+            direct: change,
+        }
+        .encode()
     }
 
     pub(crate) fn encode(self) -> [u8; 16] {

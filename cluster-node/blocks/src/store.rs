@@ -210,10 +210,7 @@ impl BlockStore {
 
     /// A note.
     pub fn note(&self, name: &str) -> Result<Option<Bytes>, Error> {
-        let row = self
-            .shared()
-            .rocks
-            .get_cf(self.shared().table(NOTES), note_key(name))?;
+        let row = self.shared().rocks.get_cf(self.shared().table(NOTES), note_key(name))?;
         Ok(row.map(Bytes::from))
     }
 
@@ -322,7 +319,12 @@ impl BlockStore {
     pub fn reclaim(&self) -> Result<(), Error> {
         self.flush()?;
         let shared = self.shared();
-        for name in [META, crate::options::REFS, crate::options::WALKS, crate::options::BLOCKS] {
+        for name in [
+            META,
+            crate::options::REFS,
+            crate::options::WALKS,
+            crate::options::BLOCKS,
+        ] {
             shared
                 .rocks
                 .compact_range_cf(shared.table(name), None::<&[u8]>, None::<&[u8]>);

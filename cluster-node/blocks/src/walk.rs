@@ -263,9 +263,7 @@ impl Walk {
     pub async fn finish(&self, now: Timestamp) -> Result<Pin, Error> {
         self.check()?;
         let (cid, walk) = (self.cid, self.walk);
-        self.store
-            .ask(|reply| Command::Finish { cid, walk, now, reply })
-            .await
+        self.store.ask(|reply| Command::Finish { cid, walk, now, reply }).await
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -372,7 +370,9 @@ impl Walk {
             // The walk goes on where it was, should the caller try again.
             let mut inner = self.inner.lock();
             let out: HashSet<u64> = inner.out.values().map(|out| out.place).collect();
-            inner.hot.extend(batch.into_iter().filter(|(place, _)| !out.contains(place)));
+            inner
+                .hot
+                .extend(batch.into_iter().filter(|(place, _)| !out.contains(place)));
         }
         result
     }

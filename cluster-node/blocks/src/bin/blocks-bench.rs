@@ -228,7 +228,11 @@ fn walk(store: &BlockStore, root: Cid, fetch: impl Fn(Cid) -> Result<Block, Fail
     let walk = store.walk(&root)?.ok_or("there is no walk")?;
     loop {
         let step = walk.advance(64)?;
-        let blocks = step.missing.iter().map(|cid| fetch(*cid)).collect::<Result<Vec<_>, _>>()?;
+        let blocks = step
+            .missing
+            .iter()
+            .map(|cid| fetch(*cid))
+            .collect::<Result<Vec<_>, _>>()?;
         let was_missing = !blocks.is_empty();
         runtime.block_on(walk.store(blocks))?;
         if step.next == Next::Finish && !was_missing {
@@ -243,7 +247,16 @@ fn lookups(store: &BlockStore, blocks: u64) -> Result<f64, Failure> {
     const ASKED: u64 = 200_000;
     let cids = (0..ASKED)
         // Those beyond the leaves are in no store.
-        .map(|number| cid(RAW, if number % 2 == 0 { mixed(number) % blocks } else { number + (1 << 52) }))
+        .map(|number| {
+            cid(
+                RAW,
+                if number % 2 == 0 {
+                    mixed(number) % blocks
+                } else {
+                    number + (1 << 52)
+                },
+            )
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let begun = Instant::now();
     let mut found = 0;

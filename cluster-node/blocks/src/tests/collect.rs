@@ -60,7 +60,11 @@ fn half_an_add_is_garbage_after_a_crash() {
     let store = open(&copy);
     assert_eq!(store.usage().blocks, 1);
     let _session = store.begin_add();
-    assert_eq!(collect(&store).blocks, 1, "epochs of this run are later than all of the one before");
+    assert_eq!(
+        collect(&store).blocks,
+        1,
+        "epochs of this run are later than all of the one before"
+    );
     assert_empty(&store);
 }
 
@@ -126,7 +130,9 @@ fn an_estimate_knows_what_several_hold() {
     let (_folder, store) = fresh();
     let leaf = raw("leaf");
     let held = raw("held");
-    let parents: Vec<Block> = (0..5u32).map(|n| cbor(&n.to_be_bytes(), &[leaf.cid(), held.cid()])).collect();
+    let parents: Vec<Block> = (0..5u32)
+        .map(|n| cbor(&n.to_be_bytes(), &[leaf.cid(), held.cid()]))
+        .collect();
     let root = cbor(b"root", &[held.cid()]);
     let network = Network::of([&held, &root]);
     pin(&store, root.cid(), Mode::Recursive, &network);

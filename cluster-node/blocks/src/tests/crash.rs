@@ -28,7 +28,10 @@ fn heard(line: &str) -> Option<(&str, u64, u64)> {
 /// Pins and unpins until it is killed, while another thread collects.
 fn child(folder: &std::path::Path) {
     let store = BlockStore::open(folder, &small()).expect("the store opens");
-    let start: u64 = std::env::var("PINFLEET_BLOCKS_START").expect("set").parse().expect("a number");
+    let start: u64 = std::env::var("PINFLEET_BLOCKS_START")
+        .expect("set")
+        .parse()
+        .expect("a number");
     std::thread::scope(|scope| {
         let store = &store;
         scope.spawn(move || {
@@ -77,7 +80,10 @@ fn nothing_that_is_pinned_is_lost_by_a_kill() {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the child starts");
-        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").subsec_nanos();
+        let nanos = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .expect("after 1970")
+            .subsec_nanos();
         let life = Duration::from_micros(u64::from(nanos) / 7 % 400_000);
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut began: Option<Instant> = None;

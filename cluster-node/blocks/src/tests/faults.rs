@@ -18,16 +18,25 @@ fn a_failed_write_ends_the_writer_and_is_told_to_all() {
     let step = walk.advance(1).expect("advances");
     store.shared().fail_writes.store(true, Ordering::Relaxed);
     let error = wait(store.put(None, vec![b.clone()])).expect_err("fails");
-    assert!(matches!(&error, Error::Database(reason) if reason.contains("No space")), "{error}");
+    assert!(
+        matches!(&error, Error::Database(reason) if reason.contains("No space")),
+        "{error}"
+    );
     // Also when the disk would take it again: what is in memory and what is there may differ.
     store.shared().fail_writes.store(false, Ordering::Relaxed);
     for _ in 0..3 {
         let error = wait(store.put(None, vec![b.clone()])).expect_err("fails");
-        assert!(matches!(&error, Error::Broken { reason } if reason.contains("No space")), "{error}");
+        assert!(
+            matches!(&error, Error::Broken { reason } if reason.contains("No space")),
+            "{error}"
+        );
     }
     assert!(matches!(wait(store.unpin(&root.cid())), Err(Error::Broken { .. })));
     assert!(matches!(walk.advance(1), Err(Error::Broken { .. })));
-    assert!(matches!(wait(walk.store(Network::of([&root]).fetch(&step.missing))), Err(Error::Broken { .. })));
+    assert!(matches!(
+        wait(walk.store(Network::of([&root]).fetch(&step.missing))),
+        Err(Error::Broken { .. })
+    ));
     assert!(matches!(wait(walk.finish(now())), Err(Error::Broken { .. })));
     assert!(store.fault().is_some_and(|fault| fault.contains("No space")));
     // Reads go on.
@@ -49,11 +58,14 @@ fn a_disk_that_is_full_loses_nothing_that_was_acknowledged() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     // Without the trap the signal would kill the process; what is left is an error of the write.
-    let script = "trap '' XFSZ; ulimit -f 6000; exec \"$0\" \"$@\"";
+    let script = "trap '' XFSZ; ulimit -f 1500; exec \"$0\" \"$@\"";
     let output = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().expect("this binary"))
-        .args(["--exact", "tests::faults::a_disk_that_is_full_loses_nothing_that_was_acknowledged"])
+        .args([
+            "--exact",
+            "tests::faults::a_disk_that_is_full_loses_nothing_that_was_acknowledged",
+        ])
         .args(["--nocapture", "--test-threads=1"])
         .env(CHILD, folder.path())
         .stderr(Stdio::inherit())
@@ -61,7 +73,9 @@ fn a_disk_that_is_full_loses_nothing_that_was_acknowledged() {
         .expect("runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && text.contains("ended=well"), "{text}");
-    let acked = text.lines().filter_map(|line| line.split("acked=").nth(1)?.trim().parse::<u32>().ok());
+    let acked = text
+        .lines()
+        .filter_map(|line| line.split("acked=").nth(1)?.trim().parse::<u32>().ok());
     let acked = acked.max().expect("some were stored");
     let store = open(&folder);
     for n in 0..=acked {
@@ -73,7 +87,9 @@ fn a_disk_that_is_full_loses_nothing_that_was_acknowledged() {
 
 fn large(n: u32) -> Block {
     let mut dice = Dice::new(u64::from(n));
-    raw((0..8_192).flat_map(|_| dice.below(u64::MAX).to_le_bytes()).collect::<Vec<u8>>())
+    raw((0..8_192)
+        .flat_map(|_| dice.below(u64::MAX).to_le_bytes())
+        .collect::<Vec<u8>>())
 }
 
 fn fill(folder: &std::path::Path) {
@@ -88,7 +104,10 @@ fn fill(folder: &std::path::Path) {
         }
         assert!(n < 10_000, "no limit was met");
     }
-    assert!(matches!(wait(store.put(None, vec![raw("a")])), Err(Error::Broken { .. })));
+    assert!(matches!(
+        wait(store.put(None, vec![raw("a")])),
+        Err(Error::Broken { .. })
+    ));
     assert!(has(&store, &large(0)));
     drop(store);
     println!("ended=well");
@@ -134,10 +153,17 @@ fn a_corrupt_block_is_found_and_fetched_again() {
         }
     };
     assert_eq!(scrub(&store), (6, Vec::new()));
-    assert_eq!(store.remove_corrupt(&a.cid()).expect("looked at"), Vec::new(), "it is sound");
+    assert_eq!(
+        store.remove_corrupt(&a.cid()).expect("looked at"),
+        Vec::new(),
+        "it is sound"
+    );
     assert!(has(&store, &a));
     // A bit flips in a leaf, and another in a block with links.
-    for (lost, pins) in [(&a, vec![root.cid(), mid.cid(), a.cid()]), (&mid, vec![root.cid(), mid.cid()])] {
+    for (lost, pins) in [
+        (&a, vec![root.cid(), mid.cid(), a.cid()]),
+        (&mid, vec![root.cid(), mid.cid()]),
+    ] {
         let mut bytes = lost.bytes().to_vec();
         bytes[3] ^= 1;
         let shared = store.shared();
@@ -155,7 +181,10 @@ fn a_corrupt_block_is_found_and_fetched_again() {
         assert_eq!(hit, pins);
         assert!(!has(&store, lost) && store.get(&lost.cid()).expect("reads").is_none());
         assert_eq!(store.usage().lost, 1);
-        assert_eq!(store.pin(&other.cid()).expect("reads").expect("pinned").state, State::Complete);
+        assert_eq!(
+            store.pin(&other.cid()).expect("reads").expect("pinned").state,
+            State::Complete
+        );
         check(&store);
         assert_eq!(collect(&store), Progress::default());
         for cid in pins {
@@ -192,7 +221,10 @@ fn pins_of_a_lost_block_are_found_after_a_crash_too() {
     drop(store);
     let store = open(&folder);
     store.scrub_step(None, Budget::default()).expect("scrubs");
-    assert_eq!(store.pin(&root.cid()).expect("reads").expect("pinned").state, State::Walking);
+    assert_eq!(
+        store.pin(&root.cid()).expect("reads").expect("pinned").state,
+        State::Walking
+    );
     let (_, fetched) = pin(&store, root.cid(), Mode::Recursive, &network);
     assert_eq!(fetched, [a.cid()]);
     check(&store);

@@ -12,7 +12,9 @@ fn steps_and_opening_do_not_grow_with_the_store() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = BlockStore::open(folder.path(), &StoreOptions::default()).expect("the store opens");
     let session = store.begin_add();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
     let mut level: Vec<Cid> = Vec::new();
     let numbers: Vec<u32> = (0..LEAVES).collect();
     for some in numbers.chunks(2_000) {
@@ -70,7 +72,10 @@ fn steps_and_opening_do_not_grow_with_the_store() {
     assert_eq!(estimate.garbage.blocks, blocks);
 
     // All is garbage now, and puts go on meanwhile.
-    let (stop, slowest) = (std::sync::atomic::AtomicBool::new(false), parking_lot::Mutex::new(Duration::ZERO));
+    let (stop, slowest) = (
+        std::sync::atomic::AtomicBool::new(false),
+        parking_lot::Mutex::new(Duration::ZERO),
+    );
     let freed = std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut n = LEAVES;

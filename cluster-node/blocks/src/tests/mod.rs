@@ -250,7 +250,10 @@ fn blocks_come_back_and_are_listed() {
     let missing = raw("missing");
     let identity: Cid = "bafkqabtimvwgy3yk".parse().expect("valid");
     let asked = [missing.cid(), b.cid(), identity, a.cid()];
-    assert_eq!(store.sizes(&asked).expect("reads"), vec![None, Some(100_000), Some(6), Some(1)]);
+    assert_eq!(
+        store.sizes(&asked).expect("reads"),
+        vec![None, Some(100_000), Some(6), Some(1)]
+    );
     let found = store.get_many(&asked).expect("reads");
     assert_eq!(found[0], None);
     assert_eq!(found[2].as_deref(), Some(&b"hello\n"[..]));
@@ -293,7 +296,10 @@ fn notes_and_everything_else_outlive_the_process() {
     assert_eq!(note(&store, "position").as_deref(), Some(&b"42"[..]));
     assert_eq!(note(&store, "gone"), None);
     assert_eq!(store.usage(), usage);
-    assert_eq!(store.pin(&a.cid()).expect("reads").expect("pinned").state, State::Walking);
+    assert_eq!(
+        store.pin(&a.cid()).expect("reads").expect("pinned").state,
+        State::Walking
+    );
     check(&store);
 }
 
@@ -302,7 +308,10 @@ fn a_store_of_a_newer_version_is_left_alone() {
     let (folder, store) = fresh();
     let shared = store.shared();
     let notes = shared.table(crate::options::NOTES);
-    shared.rocks.put_cf(notes, b"\0form", 9u32.to_le_bytes()).expect("written");
+    shared
+        .rocks
+        .put_cf(notes, b"\0form", 9u32.to_le_bytes())
+        .expect("written");
     drop(store);
     let error = BlockStore::open(folder.path(), &small()).expect_err("refused");
     assert!(matches!(error, Error::Newer { found: 9, known: 1 }), "{error}");
@@ -322,7 +331,9 @@ fn what_can_not_be_read_is_not_stored() {
 #[test]
 fn puts_of_many_callers_share_syncs() {
     let (_folder, store) = fresh();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
     let blocks: Vec<Block> = (0..500u32).map(|n| raw(n.to_be_bytes())).collect();
     runtime.block_on(async {
         let puts = blocks.iter().map(|block| {

@@ -108,7 +108,11 @@ impl World {
             }
             best.insert(at, left);
             for (to, as_raw, steps) in &self.links[at] {
-                let Some(rest) = (if left == u32::MAX { Some(left) } else { left.checked_sub(*steps) }) else {
+                let Some(rest) = (if left == u32::MAX {
+                    Some(left)
+                } else {
+                    left.checked_sub(*steps)
+                }) else {
                     continue;
                 };
                 all.insert(*to);
@@ -175,7 +179,8 @@ impl Run<'_> {
                 self.cursor = self.store().gc_step(cursor, budget).expect("a step").next;
             }
             Op::BeginAdd => {
-                self.session.get_or_insert((self.store.as_ref().expect("open").begin_add(), BTreeSet::new()));
+                self.session
+                    .get_or_insert((self.store.as_ref().expect("open").begin_add(), BTreeSet::new()));
             }
             Op::EndAdd => self.session = None,
             Op::Reopen => {
@@ -189,7 +194,10 @@ impl Run<'_> {
         let there = |at: &usize| has(self.store(), &world.blocks[*at]);
         for (root, (mode, done)) in &self.pins {
             if *done {
-                assert!(world.reach(*root, *mode).iter().all(there), "pin {root} {mode:?} is whole");
+                assert!(
+                    world.reach(*root, *mode).iter().all(there),
+                    "pin {root} {mode:?} is whole"
+                );
             }
         }
         if let Some((_, put)) = &self.session {
@@ -233,17 +241,26 @@ impl Run<'_> {
         let world = self.world;
         collect(self.store());
         check(self.store());
-        let walking: Vec<usize> = self.pins.iter().filter(|(_, (_, done))| !done).map(|(at, _)| *at).collect();
+        let walking: Vec<usize> = self
+            .pins
+            .iter()
+            .filter(|(_, (_, done))| !done)
+            .map(|(at, _)| *at)
+            .collect();
         for at in walking {
             wait(self.store().unpin(&world.blocks[at].cid())).expect("removed");
             self.pins.remove(&at);
         }
         collect(self.store());
         check(self.store());
-        let held: BTreeSet<usize> =
-            self.pins.iter().flat_map(|(root, (mode, _))| world.reach(*root, *mode)).collect();
-        let stored: BTreeSet<usize> =
-            (0..world.blocks.len()).filter(|at| has(self.store(), &world.blocks[*at])).collect();
+        let held: BTreeSet<usize> = self
+            .pins
+            .iter()
+            .flat_map(|(root, (mode, _))| world.reach(*root, *mode))
+            .collect();
+        let stored: BTreeSet<usize> = (0..world.blocks.len())
+            .filter(|at| has(self.store(), &world.blocks[*at]))
+            .collect();
         assert!(stored.is_superset(&held));
         if self.exact {
             assert_eq!(stored, held);

@@ -14,7 +14,11 @@ fn a_pin_is_complete_once_all_was_seen() {
     assert_eq!(begun.name, "film");
     check(&store);
     let (done, fetched) = pin(&store, root.cid(), Mode::Recursive, &network);
-    assert_eq!(fetched, [root.cid(), mid.cid(), a.cid(), b.cid()], "depth first, in order, each once");
+    assert_eq!(
+        fetched,
+        [root.cid(), mid.cid(), a.cid(), b.cid()],
+        "depth first, in order, each once"
+    );
     let bytes = [&a, &b, &mid, &root].map(|block| block.bytes().len() as u64);
     assert_eq!(
         done.progress,
@@ -68,7 +72,10 @@ fn direct_recursive_direct() {
     let network = Network::of([&leaf, &mid, &root]);
     let (direct, fetched) = pin(&store, root.cid(), Mode::Direct, &network);
     assert_eq!((fetched, direct.progress.blocks), (vec![root.cid()], 1));
-    assert!(!store.is_referenced(&mid.cid()).expect("reads"), "links of a direct pin count for nothing");
+    assert!(
+        !store.is_referenced(&mid.cid()).expect("reads"),
+        "links of a direct pin count for nothing"
+    );
     check(&store);
     let (recursive, fetched) = pin(&store, root.cid(), Mode::Recursive, &network);
     assert_eq!((fetched, recursive.progress.blocks), (vec![mid.cid(), leaf.cid()], 3));
@@ -170,7 +177,10 @@ fn a_block_at_the_limit_need_not_be_readable() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error, Error::Content(_)) && error.to_string().contains("git-raw"), "{error}");
+    assert!(
+        matches!(error, Error::Content(_)) && error.to_string().contains("git-raw"),
+        "{error}"
+    );
     // It says so each time.
     assert!(matches!(walk.advance(4), Err(Error::Content(_))));
     check(&store);

@@ -7,7 +7,9 @@ fn tree(fan: u32) -> (Cid, Vec<Block>) {
     let mut blocks = Vec::new();
     let mut roots = Vec::new();
     for node in 0..fan {
-        let leaves: Vec<Block> = (0..fan).map(|leaf| raw([node.to_be_bytes(), leaf.to_be_bytes()].concat())).collect();
+        let leaves: Vec<Block> = (0..fan)
+            .map(|leaf| raw([node.to_be_bytes(), leaf.to_be_bytes()].concat()))
+            .collect();
         let links: Vec<Cid> = leaves.iter().map(Block::cid).collect();
         let block = cbor(&node.to_be_bytes(), &links);
         roots.push(block.cid());

@@ -246,7 +246,14 @@ impl<'a> Group<'a> {
         if let Some(before) = &before {
             self.let_go(&cid, before)?;
         }
-        self.refer(&roots.keys, if roots.is_direct { Refs::direct(1) } else { Refs::hard(1) });
+        self.refer(
+            &roots.keys,
+            if roots.is_direct {
+                Refs::direct(1)
+            } else {
+                Refs::hard(1)
+            },
+        );
         let mut record = Record {
             mode,
             state: State::Walking,
@@ -298,7 +305,14 @@ impl<'a> Group<'a> {
     /// Takes back what a pin refers to, and its walk.
     fn let_go(&mut self, cid: &Cid, record: &Record) -> Result<(), Error> {
         let roots = Roots::of(cid, record.mode)?;
-        self.refer(&roots.keys, if roots.is_direct { Refs::direct(-1) } else { Refs::hard(-1) });
+        self.refer(
+            &roots.keys,
+            if roots.is_direct {
+                Refs::direct(-1)
+            } else {
+                Refs::hard(-1)
+            },
+        );
         self.counters.pins = self.counters.pins.saturating_sub(1);
         self.end_walk(record)
     }
@@ -371,8 +385,7 @@ impl<'a> Group<'a> {
                 }
                 Seen::Pinned(cid) => {
                     let pin = self.record(&cid)?;
-                    let complete =
-                        pin.filter(|pin| pin.mode == Mode::Recursive && pin.state == State::Complete);
+                    let complete = pin.filter(|pin| pin.mode == Mode::Recursive && pin.state == State::Complete);
                     let Some(pin) = complete.filter(|_| self.counters.lost == 0) else {
                         gone.push(visit.place);
                         continue;

@@ -137,11 +137,19 @@ pub(crate) enum Command {
         reply: Reply<(Vec<Collected>, Progress)>,
     },
     /// Takes a block for absent, and lets all walks begin anew.
-    Lose { key: Key, reply: Reply<()> },
+    Lose {
+        key: Key,
+        reply: Reply<()>,
+    },
     /// Lets a complete pin be walked again.
-    Rewalk { cid: Cid, reply: Reply<bool> },
+    Rewalk {
+        cid: Cid,
+        reply: Reply<bool>,
+    },
     /// Answered when everything before it is on disk.
-    Barrier { reply: Reply<()> },
+    Barrier {
+        reply: Reply<()>,
+    },
 }
 
 fn run(shared: &Shared, mut commands: mpsc::Receiver<Command>) {
