@@ -102,7 +102,7 @@ async fn fetch(from: &[&str], root: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(bytes: usize, chunk: u64, address: &str) -> Result<(), Failure> {
+async fn serve(bytes: usize, chunk: u32, address: &str) -> Result<(), Failure> {
     let store = Arc::new(Memory::default());
     let options = Options {
         chunker: Chunker::Size(chunk),

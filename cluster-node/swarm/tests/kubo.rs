@@ -147,15 +147,15 @@ async fn we_fetch(over: Over) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let daemon = kubo(folder.path(), over).await?;
     let (swarm, store) = node(over).await?;
-    for (size, chunk) in [(0, 1 << 18), (1, 1 << 18), (1 << 20, 1 << 18), (100 << 20, 1 << 18), (3 << 20, 1 << 10)] {
+    for (size, chunk) in [(0, 1u32 << 18), (1, 1 << 18), (1 << 20, 1 << 18), (100 << 20, 1 << 18), (3 << 20, 1 << 10)] {
         let content = noise(size, size as u64);
-        let cid = daemon.add_in_chunks(&content, chunk).await?;
+        let cid = daemon.add_in_chunks(&content, chunk as usize).await?;
         let bytes = fetch(&swarm, &store, daemon.swarm_address(), &cid).await?;
         assert!(bytes >= size, "{bytes} of {size} bytes");
         // All of it came, and each block is the one that its CID names: adding the same gives the same root.
         let again = Memory::default();
         let options = Options {
-            chunker: Chunker::Size(chunk as u64),
+            chunker: Chunker::Size(chunk),
             cid_version: cluster_dag::unixfs::CidVersion::V1,
             raw_leaves: true,
             ..Options::v0_2015()
