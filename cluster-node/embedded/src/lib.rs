@@ -25,6 +25,7 @@
 //! | what | bound | why |
 //! |---|---|---|
 //! | blocks of a pin in flight | [`FetchConfig::blocks_in_flight`], at most [`BLOCKS_IN_FLIGHT_MAX`] | each is up to 2 MiB; the number of pins at a time is its caller's |
+//! | blocks of a pin that nobody has, and that are waited for | 1,024 | only their names take memory |
 //! | blocks of a CAR that are not wanted yet | 16 MiB of a pin | the file and the walk run in the same order |
 //! | requests at one gateway | [`GatewayConfig::requests`], at most [`REQUESTS_MAX`] | and a block is read into memory |
 //! | gateways, routers | [`GATEWAYS_MAX`], [`ROUTERS_MAX`] | |

@@ -23,7 +23,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use crate::error::Failure;
-use crate::fetch::{Gather, Got};
+use crate::fetch::{Gather, Got, WANTS_MAX};
 use crate::inner::Inner;
 use crate::{blocking, now};
 
@@ -292,10 +292,12 @@ async fn walk(
     let mut gather: Option<Gather> = None;
     let mut look = true;
     loop {
-        let out = gather.as_ref().map_or(0, Gather::wanted);
+        let free = gather
+            .as_ref()
+            .map_or(in_flight_max, |gather| room(gather, in_flight_max));
         let mut more_to_see = false;
-        if look && out < in_flight_max {
-            let step = advance(held, in_flight_max - out).await.map_err(|error| match error {
+        if look && free > 0 {
+            let step = advance(held, free).await.map_err(|error| match error {
                 Failed::Store(error) => sorted(&cid, error),
                 Failed::Other(failure) => failure,
             })?;
@@ -332,8 +334,8 @@ async fn walk(
             }
             continue;
         };
-        held.turn.seen.in_flight.store(gather.wanted(), Ordering::Relaxed);
-        let got = if more_to_see && gather.wanted() < in_flight_max {
+        held.turn.seen.in_flight.store(gather.live(), Ordering::Relaxed);
+        let got = if more_to_see && room(gather, in_flight_max) > 0 {
             // There is work at hand: what has come is taken on the way.
             match gather.next().now_or_never() {
                 Some(got) => got?,
@@ -342,6 +344,9 @@ async fn walk(
         } else {
             gather.next().await?
         };
+        if got.is_empty() {
+            continue;
+        }
         // Also here: what was asked for while there was room may be more than there is room for now.
         inner.gate.enter().await?;
         take(inner, held, got, fresh)
@@ -350,6 +355,12 @@ async fn walk(
         told.tell(held);
         look = true;
     }
+}
+
+/// How many more may be wanted.
+fn room(gather: &Gather, in_flight_max: usize) -> usize {
+    let live = in_flight_max.saturating_sub(gather.live());
+    live.min(WANTS_MAX.saturating_sub(gather.wanted()))
 }
 
 enum Failed {

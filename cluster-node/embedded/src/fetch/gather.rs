@@ -5,7 +5,8 @@
 //!
 //! | what | bound | why |
 //! |---|---|---|
-//! | wants | the caller's, at most [`crate::config::BLOCKS_IN_FLIGHT_MAX`] | each block is up to 2 MiB |
+//! | wants that somebody may bring | the caller's, at most [`crate::config::BLOCKS_IN_FLIGHT_MAX`] | each block is up to 2 MiB |
+//! | wants in all | the caller's, at most [`WANTS_MAX`] | those that nobody has take no more than their names |
 //! | blocks of a CAR that nobody wants yet | [`EARLY_BYTES_MAX`] | it comes in the order in which a walk wants it, give or take a few |
 //! | searches | one at a time | each is dozens of messages, and what one finds mostly has the rest as well |
 //! | candidates of a search | [`super::search::CANDIDATES_MAX`] | each is a dial |
@@ -27,6 +28,9 @@ use super::car::{CAR_QUIET, CAR_STUCK, Car, CarEvent, car_event};
 use super::plan::{self, Around, Step, Want};
 use super::search::{CANDIDATES_MAX, Search, SearchEvent, search_event};
 use crate::http::Answered;
+
+/// Wants of a session, with those that nobody has. Each is some 300 bytes here and 1 KiB in the network.
+pub(crate) const WANTS_MAX: usize = 1_024;
 
 /// Bytes of blocks kept that came in a CAR before they were wanted.
 pub(crate) const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -114,6 +118,8 @@ pub(crate) struct Gather {
     unwanted: Vec<cluster_swarm::Cid>,
     ask_all: Vec<cluster_swarm::Cid>,
     again: Vec<cluster_swarm::Cid>,
+    /// There may be room for more wants.
+    freed: bool,
     /// The first wants are asked of everybody.
     fresh: bool,
     /// When a block came last.
@@ -152,6 +158,7 @@ impl Gather {
             unwanted: Vec::new(),
             ask_all: Vec::new(),
             again: Vec::new(),
+            freed: false,
             fresh: true,
             progressed: now,
             hopeful: now,
@@ -162,6 +169,13 @@ impl Gather {
     /// How many are wanted and have not come.
     pub(crate) fn wanted(&self) -> usize {
         self.wants.len()
+    }
+
+    /// How many of them somebody may bring: the others take no room, or a part of a DAG that nobody has would keep out all
+    /// the rest of it.
+    pub(crate) fn live(&self) -> usize {
+        let live = |wanted: &&Wanted| !wanted.nobody || wanted.at_gateway;
+        self.wants.values().filter(live).count()
     }
 
     /// Whether some have come that were not taken yet.
@@ -219,7 +233,7 @@ impl Gather {
         self.progressed = Instant::now();
     }
 
-    /// What came, at least one. Loses nothing when it is dropped while it waits.
+    /// What came; nothing, when there may be room for more wants. Loses nothing when it is dropped while it waits.
     pub(crate) async fn next(&mut self) -> Result<Vec<Got>, GatherError> {
         loop {
             let now = Instant::now();
@@ -231,6 +245,9 @@ impl Gather {
             if !self.ready.is_empty() {
                 self.progressed = Instant::now();
                 return Ok(std::mem::take(&mut self.ready));
+            }
+            if std::mem::take(&mut self.freed) {
+                return Ok(Vec::new());
             }
             self.check(now)?;
             self.wait().await?;
@@ -297,6 +314,7 @@ impl Gather {
                             continue;
                         };
                         if wanted.broad {
+                            self.freed |= !wanted.nobody;
                             wanted.nobody = true;
                         } else {
                             // Who had nothing of the root may have this: after a restart the session knows nobody, and

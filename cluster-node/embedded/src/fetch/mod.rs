@@ -6,6 +6,6 @@ mod network;
 mod plan;
 mod search;
 
-pub(crate) use gather::{Gather, GatherError, Got};
+pub(crate) use gather::{Gather, GatherError, Got, WANTS_MAX};
 pub use network::Fetched;
 pub(crate) use network::{Network, candidate};
