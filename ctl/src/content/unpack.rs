@@ -230,16 +230,17 @@ impl Unpacking<'_> {
                 _ => place.join(OsStr::from_bytes(&name)),
             };
             // Made before, and left since.
-            match place.symlink_metadata() {
-                Ok(data) if data.is_dir() => {}
+            let modified = match place.symlink_metadata() {
+                // What is written now changes it, and it may have got its time already.
+                Ok(data) if data.is_dir() => data.modified().ok(),
                 Ok(data) if data.is_symlink() => return Err(hostile(path, "it leads through a symlink")),
                 Ok(_) => return Err(hostile(path, "it lies below what is no directory")),
                 Err(_) => return Err(hostile(path, "the directory that it lies in does not come before it")),
-            }
+            };
             self.folders.push(Folder {
                 name,
                 place: place.clone(),
-                modified: None,
+                modified,
             });
         }
         Ok(place)

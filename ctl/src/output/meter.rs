@@ -11,6 +11,9 @@ use super::{Talk, words};
 const SAY_TIME: Duration = Duration::from_secs(10);
 const DRAW_TIME: Duration = Duration::from_millis(200);
 
+const UNKNOWN: &str = "{spinner} {binary_bytes}  {binary_bytes_per_sec}  {msg}  {elapsed}";
+const KNOWN: &str = "{bar:30} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {msg}  ETA {eta}";
+
 /// Shows progress on stderr.
 pub struct Meter {
     talk: Talk,
@@ -41,7 +44,7 @@ impl Meter {
             said: now,
             is_silent: false,
         };
-        meter.style("{spinner} {binary_bytes}  {binary_bytes_per_sec}  {msg}  {elapsed}");
+        meter.style(UNKNOWN);
         if let Some(total) = total {
             meter.total(total);
         }
@@ -68,7 +71,7 @@ impl Meter {
             return;
         }
         self.total = Some(total);
-        self.style("{bar:30} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {msg}  ETA {eta}");
+        self.style(KNOWN);
         if let Some(bar) = &self.bar {
             bar.set_length(total);
         }
@@ -133,5 +136,18 @@ impl Drop for Meter {
     /// However a command ends: an error must not stand behind half a bar.
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A bad template would only make the bar plain.
+    #[test]
+    fn the_bars_have_a_form() {
+        for template in [UNKNOWN, KNOWN] {
+            ProgressStyle::with_template(template).expect("well formed");
+        }
     }
 }

@@ -224,7 +224,7 @@ fn hidden_entries_and_patterns() {
         "-Q",
     ];
     let ran = run_in(tree.folder.path(), &server.api(), &arguments).expect(0);
-    assert_eq!(ran.stdout, format!("{}\n", cid(5)));
+    assert_eq!(ran.stdout, format!("{}\n", cid(6)));
     let paths = one_add(&server).paths();
     assert_eq!(
         paths,

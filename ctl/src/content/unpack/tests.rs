@@ -169,7 +169,7 @@ fn what_is_no_content_is_refused() {
         (EntryType::Char, "device"),
         (EntryType::Block, "device"),
         (EntryType::Fifo, "named pipe"),
-        (EntryType::GNUSparse, "kind that content does not have"),
+        (EntryType::GNUSparse, "can't read the archive"),
         (EntryType::Continuous, "kind that content does not have"),
         (EntryType::new(b'?'), "kind that content does not have"),
     ] {

@@ -151,7 +151,7 @@ impl Fake {
         }
         let is_car = matches!(add.start.format, Some(v1::add_start::Format::Car(_)));
         let complete = if is_car { vec![] } else { add.complete() };
-        let mut answer = async |message| {
+        let answer = async |message| {
             // As above.
             let _ = answers.send(Ok(v1::AddResponse { message: Some(message) })).await;
         };
@@ -173,6 +173,7 @@ impl Fake {
             return self.fail(what, &answers).await;
         }
         let root = cid(number);
+        let failures = self.script.lock().expect("not poisoned").add_failures.clone();
         let options = add.start.options.unwrap_or_default();
         let pin = (!add.start.without_pin).then(|| {
             let (outcome, pin) = self.record(add.start.namespace, &root, add.start.slot, options);
@@ -186,7 +187,7 @@ impl Fake {
             blocks: u64::from(number) + 1,
             bytes,
             nodes: vec!["node-1".into(), "node-2".into()],
-            failures: self.script.lock().expect("not poisoned").add_failures.clone(),
+            failures,
             pin,
             roots: if is_car { vec![root] } else { vec![] },
         }))
