@@ -157,6 +157,11 @@ impl Client {
         self.timeout
     }
 
+    /// How many peers are known.
+    pub fn endpoints(&self) -> usize {
+        self.targets.len()
+    }
+
     /// The address that the next call goes to first.
     pub fn address(&self) -> &str {
         &self.targets[self.index()].address

@@ -89,6 +89,12 @@ impl Failure {
         self
     }
 
+    /// Ends the process with another code.
+    pub fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
     /// Puts what it is about in front of the message.
     pub fn about(mut self, subject: &str) -> Self {
         self.message = format!("{subject}: {}", self.message);

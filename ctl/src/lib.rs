@@ -1,12 +1,14 @@
 //! The command line of Pinfleet.
 //!
 //! `cli` knows every word that can be typed, `commands` what is done, `client` the way to the cluster, `output` how
-//! answers look, `exit` how commands end. `lines` and `bulk` carry lists of any length in bounded memory.
+//! answers look, `exit` how commands end. `lines` and `bulk` carry lists of any length in bounded memory, `content` carries
+//! files.
 
 pub mod bulk;
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod content;
 pub mod exit;
 pub mod lines;
 pub mod output;
@@ -75,8 +77,9 @@ fn start(cli: Cli, talk: Talk, no_color: bool) -> Result<Exit, Failure> {
         .map_err(|e| Failure::local(format!("can't start: {e}")))?;
     let result = runtime.block_on(commands::run(&mut context, cli.command));
     let flushed = context.out.flush();
-    // A thread that still reads from a terminal must not keep the process.
-    runtime.shutdown_background();
+    // Left as it is: a thread that still reads from a terminal must not keep the process, and a stream that is not done
+    // must break with the connection. To drop it here would cancel it in good order, which a peer may take for its end.
+    std::mem::forget(runtime);
     match (result, flushed) {
         (Err(failure), _) | (Ok(_), Err(failure)) => Err(failure),
         (Ok(exit), Ok(())) => Ok(exit),

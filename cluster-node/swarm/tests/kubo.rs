@@ -34,7 +34,10 @@ impl Blocks for Memory {
 
     fn read(&self, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, StoreError> {
         let blocks = self.0.lock();
-        Ok(cids.iter().map(|cid| blocks.get(&cid.hash().to_bytes()).cloned()).collect())
+        Ok(cids
+            .iter()
+            .map(|cid| blocks.get(&cid.hash().to_bytes()).cloned())
+            .collect())
     }
 }
 
@@ -147,7 +150,13 @@ async fn we_fetch(over: Over) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let daemon = kubo(folder.path(), over).await?;
     let (swarm, store) = node(over).await?;
-    for (size, chunk) in [(0, 1u32 << 18), (1, 1 << 18), (1 << 20, 1 << 18), (100 << 20, 1 << 18), (3 << 20, 1 << 10)] {
+    for (size, chunk) in [
+        (0, 1u32 << 18),
+        (1, 1 << 18),
+        (1 << 20, 1 << 18),
+        (100 << 20, 1 << 18),
+        (3 << 20, 1 << 10),
+    ] {
         let content = noise(size, size as u64);
         let cid = daemon.add_in_chunks(&content, chunk as usize).await?;
         let bytes = fetch(&swarm, &store, daemon.swarm_address(), &cid).await?;
@@ -178,7 +187,9 @@ async fn kubo_fetches(over: Over) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let daemon = kubo(folder.path(), over).await?;
     let (swarm, store) = node(over).await?;
-    daemon.call(&format!("swarm/connect?arg={}", swarm.addresses()[0])).await?;
+    daemon
+        .call(&format!("swarm/connect?arg={}", swarm.addresses()[0]))
+        .await?;
     for (size, options) in [
         (0, Options::v0_2015()),
         (1, Options::v1_2025()),
@@ -206,7 +217,12 @@ async fn kubo_fetches(over: Over) -> anyhow::Result<()> {
         while swarm.report().await?.wants_of_others == 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let blocks: Vec<_> = late.0.lock().iter().map(|(hash, data)| (hash.clone(), data.clone())).collect();
+        let blocks: Vec<_> = late
+            .0
+            .lock()
+            .iter()
+            .map(|(hash, data)| (hash.clone(), data.clone()))
+            .collect();
         for (hash, data) in blocks {
             let hash = cid::multihash::Multihash::from_bytes(&hash)?;
             let wire = Cid::new_v1(0x55, hash);

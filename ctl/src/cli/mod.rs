@@ -1,9 +1,11 @@
 //! The command line: every word that a user can type.
 
 mod cluster;
+mod content;
 mod pin;
 
 pub use cluster::{NodeAdd, NodeCommand, PeerCommand, SettingsCommand, SettingsSet, StatusArgs, WatchArgs};
+pub use content::{ContentAdd, ContentCat, ContentExport, ContentGet, Profile, UnixFsArgs};
 pub use pin::{
     AddArgs, ExplainArgs, ImportArgs, ImportFormat, LsArgs, Mode, OptionArgs, PinCommand, RecoverArgs, RmArgs,
     StatusArgs as PinStatusArgs, UpdateArgs, WaitArgs,
@@ -18,7 +20,7 @@ use crate::exit::EXIT_CODES;
 use crate::output::Format;
 use crate::spec::parse_duration;
 
-/// Controls a Pinfleet cluster: pins, storage nodes, peers.
+/// Controls a Pinfleet cluster: pins, content, storage nodes, peers.
 ///
 /// Data goes to stdout, everything else to stderr. With `--output json` every line is one object whose field names
 /// stay.
@@ -37,6 +39,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   cluster-ctl status
+  cluster-ctl add photos --name photos --replicas 3
   cluster-ctl pin add bafybei… --name backup --replicas 3 --wait
   cluster-ctl pin import cids.txt
   cluster-ctl pin ls --namespace team-a --output json
@@ -92,6 +95,18 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Add files and directories, or a CAR file, and pin them
+    #[command(after_help = content::ADD_HELP)]
+    Add(Box<ContentAdd>),
+    /// Write a file or directory to the disk
+    #[command(after_help = content::GET_HELP)]
+    Get(ContentGet),
+    /// Print the bytes of a file
+    #[command(after_help = content::CAT_HELP)]
+    Cat(ContentCat),
+    /// Write all blocks below a CID as a CAR file
+    #[command(after_help = content::EXPORT_HELP)]
+    Export(ContentExport),
     /// Add, remove, list and follow pins
     #[command(subcommand)]
     Pin(PinCommand),

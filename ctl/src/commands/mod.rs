@@ -1,6 +1,9 @@
 //! What each command does.
 
+mod add;
 mod cluster;
+mod export;
+mod get;
 mod import;
 mod journal;
 mod list;
@@ -20,10 +23,15 @@ use crate::output::json;
 
 /// Carries a command out.
 pub async fn run(context: &mut Context, command: Command) -> Result<Exit, Failure> {
-    // An import keeps a journal, so it ends in its own way.
-    if let Command::Pin(PinCommand::Import(arguments)) = command {
-        return import::run(context, arguments).await;
-    }
+    let command = match command {
+        // An import keeps a journal, and content leaves nothing half done behind, so these end in their own way.
+        Command::Pin(PinCommand::Import(arguments)) => return import::run(context, arguments).await,
+        Command::Add(arguments) => return add::run(context, *arguments).await,
+        Command::Get(arguments) => return get::run(context, arguments).await,
+        Command::Export(arguments) => return export::export(context, arguments).await,
+        Command::Cat(arguments) => return export::cat(context, arguments).await,
+        command => command,
+    };
     tokio::select! {
         result = dispatch(context, command) => result,
         () = interrupted() => Err(Failure::new(Exit::Interrupted, "interrupted")
@@ -41,6 +49,10 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<Exit, Failu
         Command::Pin(PinCommand::Ls(arguments)) => list::ls(context, arguments).await,
         Command::Pin(PinCommand::Status(arguments)) => list::status(context, arguments).await,
         Command::Pin(PinCommand::Import(arguments)) => import::run(context, arguments).await,
+        Command::Add(arguments) => add::run(context, *arguments).await,
+        Command::Get(arguments) => get::run(context, arguments).await,
+        Command::Export(arguments) => export::export(context, arguments).await,
+        Command::Cat(arguments) => export::cat(context, arguments).await,
         Command::Peer(command) => peer::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
         Command::Status(arguments) => cluster::status(context, arguments).await,

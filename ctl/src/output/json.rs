@@ -1,12 +1,16 @@
 //! The objects of `--output json`. One a line; names and types of fields stay. Every field is always there: `null`
 //! stands for what is not set. CIDs are strings, times RFC 3339, states words.
 
+mod content;
+
 use std::collections::BTreeMap;
 
 use cluster_proto::v1;
 use serde::Serialize;
 
 use super::words;
+
+pub use content::{AddDone, Added, Exported, Got};
 
 /// A pin as recorded: `pin ls`, and the answer of `pin update`.
 #[derive(Debug, Clone, Serialize)]

@@ -1,6 +1,7 @@
 //! Where answers and talk go: data on stdout, everything else on stderr.
 
 pub mod json;
+pub mod meter;
 pub mod table;
 pub mod words;
 

@@ -1,5 +1,9 @@
 //! A cluster that does what a test tells it, over a real socket.
 
+mod content;
+
+pub use content::{Add, Added, Ended, Served};
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
@@ -7,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
 use cluster_proto::v1::cluster_server::{Cluster, ClusterServer};
+use cluster_proto::v1::content_server::ContentServer;
 use cluster_proto::v1::pins_server::{Pins, PinsServer};
 use cluster_proto::v1::{self, BulkPinRequest, BulkPinResponse, BulkPinResult, PinOutcome};
 use futures::Stream;
@@ -24,7 +29,8 @@ pub enum Fault {
     Hang,
 }
 
-/// What happens to a bulk stream after so many results.
+/// What happens to a stream after so many results, messages or bytes.
+#[derive(Clone)]
 pub enum BulkEnd {
     Break(Status),
     Stall,
@@ -45,6 +51,14 @@ pub struct Script {
     pub recovered: v1::RecoverResponse,
     pub changes: Vec<v1::Change>,
     pub settings: v1::Settings,
+    /// What happens to an add after so many messages; `None`: after its end.
+    pub add_end: Option<(Option<usize>, BulkEnd)>,
+    /// Nodes that failed in an add.
+    pub add_failures: Vec<String>,
+    /// What `Fetch` gives out, by path and format.
+    pub served: HashMap<(String, v1::FetchFormat), Served>,
+    /// What happens to the next fetches after so many bytes, in turn.
+    pub fetch_ends: VecDeque<(usize, BulkEnd)>,
 }
 
 #[derive(Default)]
@@ -57,6 +71,8 @@ pub struct Fake {
     called: Condvar,
     /// Items that were answered with "not now" once.
     deferred: Mutex<Vec<String>>,
+    /// Adds that have ended in whatever way.
+    pub adds: Mutex<Vec<Add>>,
 }
 
 impl Fake {
@@ -79,10 +95,19 @@ impl Fake {
 
     /// Waits until a method was called.
     pub fn until_called(&self, method: &str) {
+        self.until_calls(method, 1);
+    }
+
+    /// Waits until a method was called so many times.
+    pub fn until_calls(&self, method: &str, count: usize) {
         let calls = self.calls.lock().expect("not poisoned");
-        let uncalled = |calls: &mut Vec<(&str, String)>| !calls.iter().any(|(name, _)| *name == method);
+        let called = |calls: &Vec<(&str, String)>| calls.iter().filter(|(name, _)| *name == method).count();
+        let uncalled = |calls: &mut Vec<(&str, String)>| called(calls) < count;
         let waited = self.called.wait_timeout_while(calls, Duration::from_secs(30), uncalled);
-        assert!(!waited.expect("not poisoned").1.timed_out(), "{method} is never called");
+        assert!(
+            !waited.expect("not poisoned").1.timed_out(),
+            "{method} is not called {count} times"
+        );
     }
 
     pub fn put(&self, pin: v1::Pin) {
@@ -533,6 +558,7 @@ impl Server {
             let incoming = tokio::net::TcpListener::from_std(listener).expect("a socket");
             tonic::transport::Server::builder()
                 .add_service(PinsServer::new(Service(Arc::clone(&service))))
+                .add_service(ContentServer::new(Service(Arc::clone(&service))))
                 .add_service(ClusterServer::new(Service(service)))
                 .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(incoming))
                 .await

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cluster_proto::v1;
 
-use crate::fake::{Fault, Server, no_leader, not_placeable};
+use crate::fake::{Fault, Served, Server, no_leader, not_placeable};
 use crate::runner::{Ran, cid, run, run_with_input};
 use crate::scenes::{PEER_B, cluster, node_status, status};
 
@@ -266,6 +266,61 @@ fn waiting() {
     session.compare("waiting.txt", &[]);
 }
 
+#[test]
+fn content() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir_all(at("photos/2026")).expect("made");
+    std::fs::write(at("photos/2026/a.jpg"), vec![7; 300_000]).expect("written");
+    std::fs::write(at("photos/notes.txt"), "notes").expect("written");
+    let mut session = Session::new();
+    let run = |session: &mut Session, arguments: &[&str]| {
+        session.add(
+            arguments,
+            crate::runner::run_in(folder.path(), &server.api(), arguments),
+        );
+    };
+    run(&mut session, &["add", "photos", "--replicas", "2"]);
+    run(&mut session, &["add", "photos", "--width", "60", "-q"]);
+    run(&mut session, &["add", "photos/notes.txt", "--wrap", "-o", "json"]);
+    run(&mut session, &["add", "photos", "--cid-only", "--quiet"]);
+    run(&mut session, &["add", "photos", "--no-pin", "-Q"]);
+    run(&mut session, &["add", "photos", "photos/notes.txt"]);
+    run(&mut session, &["add", "missing"]);
+    server.fake.fault("add", Fault::Status(not_placeable()));
+    run(&mut session, &["add", "photos", "--replicas", "2"]);
+    let root = cid(1);
+    let path = format!("{root}/notes.txt");
+    let served = |directory: bool, data: &[u8]| Served {
+        cid: root.clone(),
+        directory,
+        is_sized: false,
+        data: data.to_vec(),
+    };
+    server.fake.script(|script| {
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_dir_all("root", at("photos")).expect("readable");
+        let archive = archive.into_inner().expect("in memory");
+        let tar = v1::FetchFormat::Tar;
+        script.served.insert((root.clone(), tar), served(true, &archive));
+        script
+            .served
+            .insert((root.clone(), v1::FetchFormat::Car), served(false, b"a car"));
+        script
+            .served
+            .insert((path.clone(), v1::FetchFormat::File), served(false, b"notes\n"));
+    });
+    run(&mut session, &["get", &root, "--to", "back"]);
+    run(&mut session, &["get", &root, "--to", "back"]);
+    run(&mut session, &["get", &root, "--to", "back", "--force", "-o", "json"]);
+    run(&mut session, &["get", &cid(2)]);
+    run(&mut session, &["cat", &path]);
+    run(&mut session, &["export", &root, "--to", "root.car"]);
+    run(&mut session, &["export", &root, "--to", "again.car", "-o", "json"]);
+    session.compare("content.txt", &[]);
+}
+
 /// The codes that scripts depend on and no other session shows.
 #[test]
 fn exit_codes() {
@@ -305,6 +360,10 @@ fn help() {
     session.run(&server, &["pin", "--help"]);
     session.run(&server, &["pin", "add", "--help"]);
     session.run(&server, &["pin", "import", "--help"]);
+    session.run(&server, &["add", "--help"]);
+    session.run(&server, &["get", "--help"]);
+    session.run(&server, &["cat", "--help"]);
+    session.run(&server, &["export", "--help"]);
     session.run(&server, &["version"]);
     session.run(&server, &["version", "-o", "json"]);
     session.compare(

@@ -2,9 +2,11 @@
 //!
 //! Golden files hold whole sessions; `UPDATE_GOLDEN=1 cargo test -p cluster-ctl` writes them anew.
 
+mod add;
 mod bad_input;
 mod endpoints;
 mod fake;
+mod get;
 mod golden;
 mod import;
 mod runner;

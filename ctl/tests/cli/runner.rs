@@ -1,6 +1,7 @@
 //! Runs the binary.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use node_core::Cid;
@@ -53,6 +54,20 @@ pub fn command(api: &str, arguments: &[&str]) -> Command {
 
 pub fn run(api: &str, arguments: &[&str]) -> Ran {
     command(api, arguments).output().expect("starts").into()
+}
+
+pub fn run_in(folder: &Path, api: &str, arguments: &[&str]) -> Ran {
+    command(api, arguments)
+        .current_dir(folder)
+        .output()
+        .expect("starts")
+        .into()
+}
+
+/// Sends a signal to a child of this test.
+pub fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status();
+    assert!(sent.expect("kill runs").success());
 }
 
 pub fn run_with_input(api: &str, arguments: &[&str], input: &[u8]) -> Ran {
