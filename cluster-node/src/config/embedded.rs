@@ -230,7 +230,7 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
         OptionSpec {
             key: "serve_bytes_per_second",
             kind: Kind::Size(0, PIB),
-            default: Some("0"),
+            default: Some(r#""0B""#),
             doc: "Bytes of blocks that are served to all others together. 0: no limit.",
         },
         OptionSpec {
@@ -243,7 +243,7 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
         OptionSpec {
             key: "storage_max",
             kind: Kind::Size(0, PIB),
-            default: Some("0"),
+            default: Some(r#""0B""#),
             doc: "Bytes that the blocks may take; what is left of it counts for placement. 0: what the file system has.",
         },
         OptionSpec {
