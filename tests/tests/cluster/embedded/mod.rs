@@ -174,7 +174,7 @@ async fn directories_and_car_files_go_in_and_out() -> anyhow::Result<()> {
     assert_eq!((back.cid.as_str(), back.roots.len()), (done.cid.as_str(), 1));
 
     // A CAR file that is cut, or in which a byte is another one, pins nothing.
-    let pins = count(client).await?;
+    let pins = count(&client).await?;
     let mut flipped = car.clone();
     let last = flipped.len() - 1;
     flipped[last] ^= 1;
@@ -186,7 +186,7 @@ async fn directories_and_car_files_go_in_and_out() -> anyhow::Result<()> {
             "{refused:?}"
         );
     }
-    ensure!(count(client).await? == pins, "nothing was pinned");
+    ensure!(count(&client).await? == pins, "nothing was pinned");
     cluster.stop().await
 }
 
@@ -253,7 +253,7 @@ async fn what_is_wrong_with_an_add_is_said_and_nothing_is_pinned() -> anyhow::Re
     let messages = [v1::add_request::Message::Data(vec![1, 2, 3].into())];
     let refused = client.add_messages(messages.to_vec()).await.expect_err("no start");
     ensure!(refused.message().contains("start"), "{refused:?}");
-    ensure!(count(client).await? == 0, "nothing was pinned");
+    ensure!(count(&client).await? == 0, "nothing was pinned");
 
     // What nobody has is said so, and by its name.
     let missing = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
