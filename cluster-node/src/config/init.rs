@@ -123,7 +123,9 @@ pub fn init(dir: &DataDir, options: &InitOptions) -> Result<Initialized, InitErr
         fs::write(dir.founds(), "").map_err(io_error(&dir.founds()))?;
     }
     // Last, because its presence is what says that the folder is made.
-    let node = options.embedded.then(|| node_name(options.name.as_deref(), identity.peer_id()));
+    let node = options
+        .embedded
+        .then(|| node_name(options.name.as_deref(), identity.peer_id()));
     let text = default_file(options.name.as_deref(), node.as_deref());
     write_whole(&dir.config_file(), &text)?;
     Ok(Initialized {
