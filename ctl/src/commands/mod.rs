@@ -63,17 +63,20 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<Exit, Failu
     }
 }
 
-/// Ends when the user wants the command to end.
-pub(crate) async fn interrupted() {
+/// Ends when the user wants the command to end. Listens from the call on, not from the first poll: a command that has
+/// begun must not be killed by a signal instead of ended by it.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        // Without handlers the signals end the process, which is as good.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let listening = signal(SignalKind::interrupt()).and_then(|int| Ok((int, signal(SignalKind::terminate())?)));
+    async move {
+        let Ok((mut interrupt, mut terminate)) = listening else {
+            // Without handlers the signals end the process, which is as good.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }
 

@@ -34,6 +34,7 @@ const SMALL_BYTES: usize = 4 << 10;
 
 /// What goes to the connection.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are only as many as the channel holds")]
 pub enum Outgoing {
     /// A message.
     Message(v1::AddRequest),

@@ -261,8 +261,17 @@ fn waiting() {
     session.run(&server, &["pin", "add", &one, "--wait", "--wait-timeout", "1h"]);
     say(vec![queued]);
     session.run(&server, &["pin", "add", &one, "--wait", "--wait-timeout", "300ms"]);
-    say(vec![unpinning, released]);
-    session.run(&server, &["pin", "rm", &one, "--wait"]);
+    // Another CID: what the last command asked before its time was up may arrive only now, and would take a state away.
+    let two = cid(2);
+    run(&server.api(), &["pin", "add", &two, "-q"]).expect(0);
+    let steps = [unpinning, released].map(|step| v1::PinStatus {
+        cid: two.clone(),
+        ..step
+    });
+    server
+        .fake
+        .script(|script| drop(script.statuses.insert(two.clone(), steps.into())));
+    session.run(&server, &["pin", "rm", &two, "--wait"]);
     session.compare("waiting.txt", &[]);
 }
 
