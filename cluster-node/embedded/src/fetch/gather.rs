@@ -60,7 +60,7 @@ pub(crate) enum GatherError {
     #[error("nobody has {cid}{others}: no connected peer, no provider that was found and no gateway")]
     NotFound {
         /// One that is missing.
-        cid: Cid,
+        cid: Box<Cid>,
         /// How many more are missing, in words.
         others: String,
     },
@@ -68,7 +68,7 @@ pub(crate) enum GatherError {
     #[error("no block came for {after:?} while {cid}{others} was waited for")]
     Stalled {
         /// One that is missing.
-        cid: Cid,
+        cid: Box<Cid>,
         /// How many more are missing, in words.
         others: String,
         /// How long.
@@ -191,7 +191,7 @@ impl Gather {
             if let Some(block) = self.early.remove(cid) {
                 self.early_bytes -= block.bytes().len();
                 self.useful(now);
-                self.network.counters.from_gateway(block.bytes().len());
+                self.network.counters.add_from_gateway(block.bytes().len());
                 self.ready.push(Got::Block(block));
                 continue;
             }
@@ -300,7 +300,7 @@ impl Gather {
                     let Some(cid) = from_wire(&cid).filter(|cid| self.wants.remove(cid).is_some()) else {
                         continue;
                     };
-                    self.network.counters.from_peer(data.len());
+                    self.network.counters.add_from_peer(data.len());
                     self.ready.push(Got::Block(Block::trusted(cid, data)));
                 }
                 FetchEvent::Held(cid) => {
@@ -340,7 +340,7 @@ impl Gather {
         };
         wanted.at_gateway = false;
         match answer {
-            Answered::Block(block) => self.from_gateway(block),
+            Answered::Block(block) => self.take_from_gateway(block),
             Answered::Missing => wanted.refused |= 1 << place,
             Answered::Failed(reason) => {
                 wanted.refused |= 1 << place;
@@ -350,11 +350,11 @@ impl Gather {
     }
 
     /// A block that is wanted came from a gateway.
-    fn from_gateway(&mut self, block: Block) {
+    fn take_from_gateway(&mut self, block: Block) {
         let cid = block.cid();
         self.wants.remove(&cid);
         self.unwanted.extend(to_wire(&cid));
-        self.network.counters.from_gateway(block.bytes().len());
+        self.network.counters.add_from_gateway(block.bytes().len());
         self.ready.push(Got::Block(block));
     }
 
@@ -395,7 +395,7 @@ impl Gather {
                 let cid = block.cid();
                 if self.wants.contains_key(&cid) {
                     self.useful(now);
-                    self.from_gateway(block);
+                    self.take_from_gateway(block);
                 } else if !self.early.contains_key(&cid) {
                     self.early_bytes += block.bytes().len();
                     self.early.insert(cid, block);
@@ -518,12 +518,15 @@ impl Gather {
         let exhausted = all(&|wanted| plan::next(wanted.known(now), around) == Step::Exhausted);
         let nobody = all(&|wanted| wanted.nobody);
         if exhausted || stalled && nobody {
-            return Err(GatherError::NotFound { cid: *cid, others });
+            return Err(GatherError::NotFound {
+                cid: Box::new(*cid),
+                others,
+            });
         }
         if stalled {
             let after = config.stall_timeout;
             return Err(GatherError::Stalled {
-                cid: *cid,
+                cid: Box::new(*cid),
                 others,
                 after,
             });

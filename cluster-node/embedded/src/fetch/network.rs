@@ -49,12 +49,12 @@ pub struct Fetched {
 }
 
 impl Counters {
-    pub(crate) fn from_peer(&self, bytes: usize) {
+    pub(crate) fn add_from_peer(&self, bytes: usize) {
         self.peer_blocks.fetch_add(1, Ordering::Relaxed);
         self.peer_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn from_gateway(&self, bytes: usize) {
+    pub(crate) fn add_from_gateway(&self, bytes: usize) {
         self.gateway_blocks.fetch_add(1, Ordering::Relaxed);
         self.gateway_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }

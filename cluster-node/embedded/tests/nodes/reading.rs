@@ -44,7 +44,7 @@ async fn blocks_are_read_from_here_and_when_asked_to_from_others() {
 async fn what_is_denied_is_served_to_nobody() {
     let (a, b) = (Node::start().await, Node::start().await);
     let secret = leaf(1, 100);
-    a.put(&[secret.clone()]).await;
+    a.put(std::slice::from_ref(&secret)).await;
     a.node.set_denied(&[secret.cid()]);
     assert!(a.node.is_denied(&secret.cid()));
     b.knows(&[&a]);
