@@ -45,7 +45,13 @@ pub fn default_file(name: Option<&str>, embedded: Option<&str>) -> String {
                     let _ = writeln!(text, "kind = \"embedded\"");
                 }
                 _ => {
-                    let value = option.default.or_else(|| example(option.key)).unwrap_or(r#""""#);
+                    // Of a section that may be there or not, what it looks like says more than what is left out.
+                    let shown = if section.repeated {
+                        example(option.key).or(option.default)
+                    } else {
+                        option.default
+                    };
+                    let value = shown.unwrap_or(r#""""#);
                     let _ = writeln!(text, "#{} = {value}", option.key);
                 }
             }
