@@ -258,11 +258,11 @@ impl Host {
                     }
                 }
             }
-            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
-                if let Some(peer) = peer_id {
-                    self.dials.failed(peer, &error);
-                }
-            }
+            SwarmEvent::OutgoingConnectionError {
+                peer_id: Some(peer),
+                error,
+                ..
+            } => self.dials.failed(peer, &error),
             SwarmEvent::IncomingConnectionError {
                 send_back_addr, error, ..
             } => tracing::debug!(from = %send_back_addr, %error, "a connection was not taken"),

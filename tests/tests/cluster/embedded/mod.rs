@@ -209,7 +209,8 @@ async fn what_is_wrong_with_an_add_is_said_and_nothing_is_pinned() -> anyhow::Re
         }),
         ..v1::AddStart::default()
     };
-    let cases: Vec<(v1::AddStart, Vec<(&str, Option<&[u8]>)>, &str)> = vec![
+    type Case<'a> = (v1::AddStart, Vec<(&'a str, Option<&'a [u8]>)>, &'a str);
+    let cases: Vec<Case<'_>> = vec![
         (start_of(1), vec![], ""),
         (start_of(1), vec![("a", Some(b"a")), ("b", Some(b"b"))], "path"),
         (start_of(1), vec![("../a", Some(b"a"))], "path"),
