@@ -174,7 +174,7 @@ mod tests {
         let first = one();
         origins.add(now, first.clone());
         origins.add(now, first.clone());
-        assert_eq!(origins.recent(now), [first.clone()]);
+        assert_eq!(origins.recent(now), std::slice::from_ref(&first));
         for _ in 0..ORIGINS_MAX {
             origins.add(now + Duration::from_secs(1), one());
         }
