@@ -36,8 +36,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DataDir, NodeKind};
 use crate::service::{
-    Fellows, FleetView, Gather, LoopSettings, Loops, NodeFactory, OwnNode, PeerDirectory, Pins, Proposer, ProposerLimits, Reads,
-    Shared, StateWanted, WAIT_DEFAULT,
+    Fellows, FleetView, Gather, LoopSettings, Loops, NodeFactory, OwnNode, PeerDirectory, Pins, Proposer,
+    ProposerLimits, Reads, Shared, StateWanted, WAIT_DEFAULT,
 };
 use crate::telemetry::{Health, HttpServer, Metrics};
 use admission::Admission;

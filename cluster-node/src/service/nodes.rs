@@ -21,8 +21,7 @@ use super::{Error, Operated};
 pub(super) const EMBEDDED: &str = "embedded";
 
 /// What a peer says of a node that was inside it once.
-pub(super) const NOT_CONFIGURED: &str =
-    "the configuration of the peer has no [[node]] section of the kind \"embedded\" any more; put it back and restart the \
+pub(super) const NOT_CONFIGURED: &str = "the configuration of the peer has no [[node]] section of the kind \"embedded\" any more; put it back and restart the \
      peer, or take the node out with `cluster-ctl node rm`";
 
 /// Settings and limits of nodes, from this peer's configuration.
@@ -59,12 +58,7 @@ pub struct NodeFactory {
 
 impl NodeFactory {
     /// Nothing built yet.
-    pub fn new(
-        own: PeerId,
-        limits: Arc<dyn NodeLimits>,
-        observer: ObserverOf,
-        embedded: Option<OwnNode>,
-    ) -> Self {
+    pub fn new(own: PeerId, limits: Arc<dyn NodeLimits>, observer: ObserverOf, embedded: Option<OwnNode>) -> Self {
         Self {
             embedded,
             limits,

@@ -98,11 +98,7 @@ impl EmbeddedGauges {
             "Blocks that the last collection of garbage deleted",
             &self.collected_blocks,
         );
-        number(
-            "gc_running",
-            "1 while garbage is being collected",
-            &self.gc_running,
-        );
+        number("gc_running", "1 while garbage is being collected", &self.gc_running);
         number(
             "gc_progress",
             "Share of the collection's present look over the store that is done, 0 to 1",

@@ -101,10 +101,7 @@ async fn collect(context: &Context, arguments: &NodeGc, meter: &mut ShareMeter) 
 /// The stream is over without a last word. The collection ends with it, at the node too.
 fn broken(context: &Context, arguments: &NodeGc, reason: &str) -> Failure {
     let address = context.client.address();
-    let failure = Failure::new(
-        Exit::Unavailable,
-        format!("{address}: the stream broke off ({reason})"),
-    );
+    let failure = Failure::new(Exit::Unavailable, format!("{address}: the stream broke off ({reason})"));
     match arguments.estimate {
         true => failure.hint("run the command again, --api names other peers"),
         false => failure.hint(CUT_SHORT),

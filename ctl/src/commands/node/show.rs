@@ -162,7 +162,10 @@ fn store(out: &mut Out, store: &v1::BlockStoreDetails) -> Result<(), Failure> {
     };
     section.value(out, "pins", pins)?;
     if store.lost_blocks > 0 {
-        let lost = format!("{} blocks, damaged and not found again", words::grouped(store.lost_blocks));
+        let lost = format!(
+            "{} blocks, damaged and not found again",
+            words::grouped(store.lost_blocks)
+        );
         section.value(out, "lost", Cell::toned(lost, Tone::Bad))?;
     }
     let disk = format!(
@@ -396,7 +399,9 @@ fn peers(out: &mut Out, peers: Vec<v1::ConnectedPeer>, count: u64) -> Result<(),
     let shown = peers.len();
     for peer in peers {
         let latency = peer.latency_us.map(|us| format!("{:.1} ms", us as f64 / 1_000.0));
-        let speed = peer.bytes_per_second.map(|rate| format!("{}/s", words::bytes(rate as u64)));
+        let speed = peer
+            .bytes_per_second
+            .map(|rate| format!("{}/s", words::bytes(rate as u64)));
         let ours = if peer.fellow { "yes" } else { "" };
         let row = vec![
             out.id(&peer.peer_id).into(),
