@@ -147,7 +147,7 @@ fn single_nodes() {
         };
         script.estimate = v1::GarbageEstimate {
             blocks: 4_900,
-            bytes: 1_000 << 20,
+            bytes: 900 << 20,
             looked_at: 0.125,
         };
     });

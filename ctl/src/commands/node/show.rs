@@ -32,7 +32,11 @@ fn screen(out: &mut Out, mut details: v1::NodeDetails) -> Result<(), Failure> {
     let embedded = details.embedded.take();
     head(out, &details)?;
     let Some(embedded) = embedded else {
-        return repository(out, &details);
+        // A daemon that does not answer has no size, which is not the size 0.
+        return match details.ipfs_peer_id.is_empty() {
+            true => Ok(()),
+            false => repository(out, &details),
+        };
     };
     store(out, &embedded.store.unwrap_or_default())?;
     let network = embedded.network.unwrap_or_default();
@@ -162,10 +166,7 @@ fn store(out: &mut Out, store: &v1::BlockStoreDetails) -> Result<(), Failure> {
     };
     section.value(out, "pins", pins)?;
     if store.lost_blocks > 0 {
-        let lost = format!(
-            "{} blocks, damaged and not found again",
-            words::grouped(store.lost_blocks)
-        );
+        let lost = format!("{}, damaged and not found again", words::grouped(store.lost_blocks));
         section.value(out, "lost", Cell::toned(lost, Tone::Bad))?;
     }
     let disk = format!(
@@ -175,7 +176,10 @@ fn store(out: &mut Out, store: &v1::BlockStoreDetails) -> Result<(), Failure> {
         words::bytes(store.disk_free_bytes)
     );
     section.value(out, "disk", disk)?;
-    let free = format!("{} of the file system stay free", words::bytes(store.free_min_bytes));
+    let free = format!(
+        "at least {} stays free on the file system",
+        words::bytes(store.free_min_bytes)
+    );
     let marks = match (store.collect_at_bytes, store.stop_at_bytes) {
         (Some(collect), Some(stop)) => format!(
             "garbage goes from {} on, nothing is taken from {} on; {free}",
@@ -218,7 +222,7 @@ fn network_section(out: &mut Out, own: &[String], network: &v1::NetworkDetails) 
     section.value(out, "wants", wants)?;
     if network.offences > 0 {
         let offences = format!(
-            "{}, {} nodes shunned now",
+            "{}; shunned now: {}",
             words::grouped(network.offences),
             words::grouped(network.shunned_count)
         );
@@ -259,7 +263,7 @@ fn content(
         ),
         (false, 0) => "not collected since the start".into(),
         (false, passes) => format!(
-            "{} collections; the last: {deleted} in {}",
+            "collections: {}; the last: {deleted} in {}",
             words::grouped(passes),
             words::span(garbage.took_ms)
         ),
@@ -270,16 +274,16 @@ fn content(
         section.value(out, "", Cell::toned(problem, Tone::Warn))?;
     }
     let checked = format!(
-        "{} of this pass, {} before; {} blocks, {} checked",
+        "pass {}, {} done; {} blocks, {} checked since the start",
+        words::grouped(scrub.passes.saturating_add(1)),
         words::percent(scrub.done),
-        words::grouped(scrub.passes),
         words::grouped(scrub.checked_blocks),
         words::bytes(scrub.checked_bytes)
     );
     section.value(out, "scrub", checked)?;
     if scrub.corrupt_blocks > 0 {
         let corrupt = format!(
-            "{} blocks; {} pins completed again, {} not",
+            "{}; pins completed again: {}, not yet: {}",
             words::grouped(scrub.corrupt_blocks),
             words::grouped(scrub.repaired_pins),
             words::grouped(scrub.broken_pins_count)
@@ -321,12 +325,18 @@ fn announcing(out: &mut Out, announcing: &v1::AnnouncingDetails, dht: &str) -> R
         };
         section.value(out, "behind", behind)?;
         let told = format!(
-            "{} since the start, {} nobody could be told of in this round, {} new ones waiting",
+            "{} since the start; new ones waiting: {}",
             words::grouped(announcing.told),
-            words::grouped(announcing.failed),
             words::grouped(announcing.fresh)
         );
         section.value(out, "told", told)?;
+        if announcing.failed > 0 {
+            let failed = format!(
+                "{} in this round: nobody could be told",
+                words::grouped(announcing.failed)
+            );
+            section.value(out, "failed", Cell::toned(failed, Tone::Warn))?;
+        }
         if !announcing.problem.is_empty() {
             section.value(out, "problem", Cell::toned(&announcing.problem, Tone::Warn))?;
         }
@@ -373,7 +383,7 @@ fn fellows(out: &mut Out, fellows: Vec<v1::FellowNode>, connected: u64, count: u
         return out.line("no other IPFS nodes in the cluster are known");
     }
     out.line(&format!(
-        "{} of the cluster's {} other IPFS nodes are connected",
+        "connected to {} of the {} other IPFS nodes of the cluster",
         words::grouped(connected),
         words::grouped(count)
     ))?;

@@ -175,7 +175,7 @@ async fn a_node_is_seen_and_its_garbage_collected_from_another_peer() -> anyhow:
     for words in [
         "STORE",
         "ANNOUNCING",
-        "2 of the cluster's 2 other IPFS nodes are connected",
+        "connected to 2 of the 2 other IPFS nodes",
         "pinfleet/",
     ] {
         ensure!(screen.contains(words), "{words:?} is missing:\n{screen}");
