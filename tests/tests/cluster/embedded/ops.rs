@@ -11,7 +11,7 @@ use cluster_tests::node::NodeKind;
 use node_core::Cid;
 use tonic::Code;
 
-use super::{has, options, pinned, start_of};
+use super::{has, options, pinned};
 use crate::reason;
 
 async fn details(client: &Client, name: &str) -> anyhow::Result<v1::NodeDetails> {
@@ -224,8 +224,6 @@ async fn what_can_not_be_asked_of_a_node_is_said() -> anyhow::Result<()> {
     }
 
     // The driver is gone: said at once, by its name.
-    let start = start_of(2);
-    client.add(start, &[("file", Some(b"x"))]).await?;
     cluster.peer(1).kill9()?;
     let silent = collect(&client, "node-2", false).await.expect_err("its peer is gone");
     ensure!(
