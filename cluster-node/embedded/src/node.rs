@@ -195,6 +195,11 @@ impl EmbeddedNode {
         collected.map_err(|failure| failure.of(Operation::RepoStat))
     }
 
+    /// How far the collection under way has come, or how the last one went. Costs nothing, so it may be asked often.
+    pub fn garbage(&self) -> GcReport {
+        self.inner.gc.report()
+    }
+
     /// What [`EmbeddedNode::collect_garbage`] would free, found within this time, by extrapolation where that is short.
     ///
     /// # Errors

@@ -45,6 +45,9 @@ async fn a_shared_block_outlives_one_of_its_pins() {
         (report.deleted_blocks, report.deleted_bytes, report.running),
         (1, 500, false)
     );
+    // One that deleted it, and one that found nothing more.
+    assert_eq!((report.looks, report.done), (2, 1.0));
+    assert_eq!(node.node.garbage(), report);
 
     node.node.pin_rm(&root(&one)).await.expect("removed");
     let report = within("collecting", node.node.collect_garbage())

@@ -111,7 +111,7 @@ impl Fake {
         self.adds.lock().expect("not poisoned").clone()
     }
 
-    fn note(&self, method: &'static str, what: &str) {
+    pub(super) fn note(&self, method: &'static str, what: &str) {
         self.calls.lock().expect("not poisoned").push((method, what.to_owned()));
         self.called.notify_all();
     }

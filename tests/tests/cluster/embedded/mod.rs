@@ -2,6 +2,7 @@
 
 mod faults;
 mod mixed;
+mod ops;
 
 use std::time::Duration;
 
