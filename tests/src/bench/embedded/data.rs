@@ -92,8 +92,7 @@ pub fn chain(path: &Path, blocks: usize) -> anyhow::Result<Cid> {
             }
         }
         text(&mut block, "number");
-        block.push(0x1a);
-        block.extend((number as u32).to_be_bytes());
+        unsigned(&mut block, number as u32);
         made.push((cid_of(DAG_CBOR, &block), block));
     }
     let first = made.last().map(|(cid, _)| *cid);
@@ -111,6 +110,17 @@ pub fn chain(path: &Path, blocks: usize) -> anyhow::Result<Cid> {
     }
     car.flush()?;
     Ok(first)
+}
+
+/// A number in CBOR, in as few bytes as it takes: dag-cbor knows no other.
+fn unsigned(block: &mut Vec<u8>, number: u32) {
+    let bytes = number.to_be_bytes();
+    match number {
+        0..24 => block.push(bytes[3]),
+        24..0x100 => block.extend([0x18, bytes[3]]),
+        0x100..0x1_0000 => block.extend([0x19, bytes[2], bytes[3]]),
+        _ => block.extend([&[0x1a], &bytes[..]].concat()),
+    }
 }
 
 /// A text of less than 24 bytes in CBOR.
@@ -157,7 +167,22 @@ mod tests {
         assert_eq!(&car[14..50], first.to_bytes().as_slice());
         assert_eq!(&car[50..59], b"\x67version\x01");
         // The last block links to nothing.
-        assert!(car.ends_with(b"\xa1\x66number\x1a\x00\x00\x00\x00"));
+        assert!(car.ends_with(b"\xa1\x66number\x00"));
+    }
+
+    #[test]
+    fn numbers_are_as_short_as_they_can_be() {
+        for (number, bytes) in [
+            (23, &[23][..]),
+            (24, &[0x18, 24]),
+            (255, &[0x18, 255]),
+            (256, &[0x19, 1, 0]),
+            (65_536, &[0x1a, 0, 1, 0, 0]),
+        ] {
+            let mut made = Vec::new();
+            unsigned(&mut made, number);
+            assert_eq!(made, bytes);
+        }
     }
 
     #[test]
