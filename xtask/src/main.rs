@@ -18,7 +18,7 @@ cargo xtask TASK [OPTIONS]
   demo    three peers with an IPFS node each; pins, kills the leader, shows that nothing is lost (`demo --help`)
   test    all tests, those with real IPFS nodes too; options go to `cargo test`
   up      a cluster to play with, until SIGTERM; one JSON line when it is ready (`up --help`)
-  bench   the numbers, in a release build (`bench --help`)
+  bench   the numbers, in a release build; `bench embedded` those of the node inside a peer (`bench --help`)
   deny    licences, sources and banned crates of all dependencies, by cargo-deny
   ci      what the continuous integration runs: format, lints, licences, tests
   setup   only installs and builds what the others need
@@ -108,7 +108,7 @@ fn needs_kubo(task: &str, rest: &[OsString]) -> bool {
             });
             given.is_some_and(|kinds| kinds.split(',').any(|kind| kind == "kubo"))
         }
-        // One of its lines drives a real node, unless it is the short form.
-        _ => !rest.iter().any(|argument| argument == "--short"),
+        // One of its lines drives a real node, unless it is the short form; the embedded node is measured beside one.
+        _ => rest.iter().any(|argument| argument == "embedded") || !rest.iter().any(|argument| argument == "--short"),
     }
 }
