@@ -24,8 +24,11 @@ mod protobuf;
 pub mod seeds;
 mod unixfs;
 
+/// What is done with one input; a fault is a panic.
+pub type Target = fn(&[u8]);
+
 /// All targets: name and function.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("bitswap", bitswap::target),
     ("car", car::target),
     ("links", links::target),
@@ -33,7 +36,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
 ];
 
 /// The target of this name.
-pub fn target(name: &str) -> Option<fn(&[u8])> {
+pub fn target(name: &str) -> Option<Target> {
     let found = TARGETS.iter().find(|(known, _)| *known == name);
     found.map(|(_, target)| *target)
 }

@@ -303,8 +303,9 @@ fn unixfs(seeds: &mut Vec<Seed>) {
             add(seeds, "unixfs", format!("block-{name}"), &[&choices, block.bytes()]);
         }
     };
+    type Make<'a> = &'a dyn Fn(&mut dyn FnMut(Block)) -> Added;
     // The root is the last block that comes.
-    let root = |make: &dyn Fn(&mut dyn FnMut(Block)) -> Added| {
+    let root = |make: Make<'_>| {
         let mut last = None;
         let added = make(&mut |block| last = Some(block));
         (last.expect("at least one block"), added)

@@ -90,9 +90,10 @@ async fn a_node_is_seen_and_its_garbage_collected_from_another_peer() -> anyhow:
     ensure!(report.reachable && report.pinned == 2, "{report:?}");
     let embedded = shown.embedded.context("an embedded node")?;
     let before = embedded.store.context("a store")?;
-    assert_eq!(
-        (before.blocks, before.bytes),
-        (stays.blocks + goes.blocks, stays.bytes + goes.bytes)
+    assert_eq!(before.blocks, stays.blocks + goes.blocks);
+    ensure!(
+        before.bytes >= stays.bytes + goes.bytes,
+        "content and what frames it: {before:?}"
     );
     assert_eq!((before.pins, before.incomplete_pins), (2, 0));
     ensure!(
