@@ -78,7 +78,7 @@ fn bitswap(seeds: &mut Vec<Seed>) {
         ("block-1.0", "07 1205 68656c6c6f".to_owned()),
         (
             "unknown-fields",
-            format!("35 4807 5203 616263 0a2a 0a28 0a24 01551220 {HELLO} 1801"),
+            format!("33 4807 5203 616263 0a2a 0a28 0a24 01551220 {HELLO} 1801"),
         ),
         ("identity", "0c 0a0a 0a08 0a06 01550002 6869".to_owned()),
     ];
