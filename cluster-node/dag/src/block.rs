@@ -40,6 +40,14 @@ impl Block {
         Some(Self { cid, bytes })
     }
 
+    /// The block of no bytes, when that is what the CID names; none for other CIDs.
+    ///
+    /// Whoever has such a CID has the block, as with an identity CID. It is made, and not asked for: Kubo 0.43 answers a
+    /// want for it with HAVE and never sends it, so who fetches it from Kubo waits for ever.
+    pub fn empty(cid: Cid) -> Option<Self> {
+        Self::new(cid, Bytes::new()).ok()
+    }
+
     /// Names new bytes. Version 0 is for dag-pb under sha2-256 only; everything else becomes version 1.
     pub(crate) fn seal(version: u64, codec: u64, function: HashFunction, bytes: Bytes) -> Result<Self, DagError> {
         if bytes.len() > BLOCK_BYTES_MAX {
@@ -210,6 +218,37 @@ mod tests {
             .parse()
             .expect("valid");
         assert_eq!(Block::inline(hashed), None);
+    }
+
+    #[test]
+    fn the_empty_block_is_known_in_every_hash_function() {
+        let functions = [
+            HashFunction::Sha2_256,
+            HashFunction::Sha2_512,
+            HashFunction::Blake2b(32),
+            HashFunction::Blake3,
+        ];
+        for function in functions {
+            for codec in [RAW, DAG_PB, DAG_CBOR] {
+                let block = Block::seal(1, codec, function, Bytes::new()).expect("sealed");
+                assert_eq!(Block::empty(block.cid()), Some(block));
+                let other = Block::seal(1, codec, function, Bytes::from_static(&[0])).expect("sealed");
+                assert_eq!(Block::empty(other.cid()), None);
+            }
+        }
+        // As `ipfs block put` names them: a raw one, an empty dag-pb node under both versions, and no bytes inline.
+        for known in [
+            "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku",
+            "QmdfTbBqBPQ7VNxZEYEj14VmRuZBkqFbiwReogJgS1zR1n",
+            "bafybeihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku",
+            "bafkqaaa",
+        ] {
+            let cid: Cid = known.parse().expect("valid");
+            assert!(Block::empty(cid).is_some_and(|block| block.cid() == cid), "{known}");
+        }
+        // A function that is not known here proves nothing.
+        let sha1 = [&[1, 0x55, 0x11, 20][..], &[0xda; 20]].concat();
+        assert_eq!(Block::empty(Cid::from_bytes(&sha1).expect("valid")), None);
     }
 
     #[test]

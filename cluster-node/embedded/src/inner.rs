@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cluster_blocks::BlockStore;
+use cluster_dag::Block;
 use cluster_swarm::{Blocks, StoreError};
 use node_core::Cid;
 use parking_lot::RwLock;
@@ -79,7 +80,18 @@ fn multihash(cid: &Cid) -> Vec<u8> {
     binary[1 + codec_bytes..].to_vec()
 }
 
-/// The store, as the network sees it.
+/// Blocks of the store, with the empty block, stored or not.
+pub(crate) fn blocks(store: &BlockStore, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, cluster_blocks::Error> {
+    let mut found = store.get_many(cids)?;
+    for (cid, bytes) in cids.iter().zip(&mut found) {
+        if bytes.is_none() {
+            *bytes = Block::empty(*cid).map(|block| block.into_parts().1);
+        }
+    }
+    Ok(found)
+}
+
+/// The store, as the network sees it: with the empty block, stored or not.
 pub(crate) struct Served {
     pub(crate) store: BlockStore,
     pub(crate) denied: Arc<Denied>,
@@ -96,15 +108,18 @@ impl Served {
 
 impl Blocks for Served {
     fn sizes(&self, cids: &[cluster_swarm::Cid]) -> Result<Vec<Option<usize>>, StoreError> {
-        self.store
-            .sizes(&Self::own(cids)?)
-            .map_err(|error| StoreError(error.to_string()))
+        let own = Self::own(cids)?;
+        let mut sizes = self.store.sizes(&own).map_err(|error| StoreError(error.to_string()))?;
+        for (cid, size) in own.iter().zip(&mut sizes) {
+            if size.is_none() {
+                *size = Block::empty(*cid).map(|_| 0);
+            }
+        }
+        Ok(sizes)
     }
 
     fn read(&self, cids: &[cluster_swarm::Cid]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.store
-            .get_many(&Self::own(cids)?)
-            .map_err(|error| StoreError(error.to_string()))
+        blocks(&self.store, &Self::own(cids)?).map_err(|error| StoreError(error.to_string()))
     }
 
     fn is_denied(&self, cid: &cluster_swarm::Cid) -> bool {

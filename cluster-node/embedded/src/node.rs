@@ -29,7 +29,7 @@ use crate::fetch::{Network, candidate};
 use crate::gate::Gate;
 use crate::gc::{self, Gc, GcReport};
 use crate::http::{self, Gateways, Routers};
-use crate::inner::{Denied, Inner, Served};
+use crate::inner::{self, Denied, Inner, Served};
 use crate::keep::Keeper;
 use crate::report::{self, EmbeddedReport};
 use crate::scrub::{self, Scrub};
@@ -347,7 +347,7 @@ impl IpfsNode for EmbeddedNode {
 
     async fn blocks(&self, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, Error> {
         let (store, asked) = (self.inner.store.clone(), cids.to_vec());
-        let found = blocking(move || store.get_many(&asked)).await;
+        let found = blocking(move || inner::blocks(&store, &asked)).await;
         found.map_err(|failure| failure.of(Operation::Blocks))
     }
 

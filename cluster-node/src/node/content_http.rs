@@ -114,7 +114,8 @@ impl Blocks for Public {
         let sizes = tokio::task::spawn_blocking(move || store.sizes(&asked)).await;
         let sizes = sizes.map_err(|error| failed(error.to_string()))?;
         let sizes = sizes.map_err(|error| failed(error.to_string()))?;
-        Ok(sizes.first().copied().flatten().map(|size| size as u64))
+        let stored = sizes.first().copied().flatten().map(|size| size as u64);
+        Ok(stored.or_else(|| Block::empty(*cid).map(|_| 0)))
     }
 
     fn denied(&self, cid: &Cid) -> Option<String> {

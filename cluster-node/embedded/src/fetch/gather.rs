@@ -197,7 +197,7 @@ impl Gather {
         !self.ready.is_empty()
     }
 
-    /// Wants these blocks; identity CIDs are none of its business.
+    /// Wants these blocks; identity CIDs are none of its business. Nobody is asked for the empty block.
     pub(crate) async fn want(&mut self, cids: &[Cid]) -> Result<(), GatherError> {
         let now = Instant::now();
         let mut wires = Vec::with_capacity(cids.len());
@@ -206,6 +206,11 @@ impl Gather {
                 self.early_bytes -= block.bytes().len();
                 self.useful(now);
                 self.network.counters.add_from_gateway(block.bytes().len());
+                self.ready.push(Got::Block(block));
+                continue;
+            }
+            if let Some(block) = Block::empty(*cid) {
+                // Made here: Kubo says that it has it, and never sends it.
                 self.ready.push(Got::Block(block));
                 continue;
             }

@@ -1,7 +1,10 @@
 //! Reading, and what is served to whom.
 
+use std::sync::Arc;
+
 use cluster_content::Source as _;
 use cluster_ipfs::IpfsNode as _;
+use cluster_swarm::{Blocks, FetchEvent, Keypair, StoreError, Swarm, to_wire};
 use node_core::{ErrorClass, PinMode};
 
 use crate::support::*;
@@ -56,4 +59,58 @@ async fn what_is_denied_is_served_to_nobody() {
         .expect("served again");
     a.stop().await;
     b.stop().await;
+}
+
+/// A peer that has nothing.
+struct Nothing;
+
+impl Blocks for Nothing {
+    fn sizes(&self, cids: &[cluster_swarm::Cid]) -> Result<Vec<Option<usize>>, StoreError> {
+        Ok(vec![None; cids.len()])
+    }
+
+    fn read(&self, cids: &[cluster_swarm::Cid]) -> Result<Vec<Option<bytes::Bytes>>, StoreError> {
+        Ok(vec![None; cids.len()])
+    }
+}
+
+/// Kubo says that it has the empty block and never sends it, so a node has it without being sent it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_empty_block_is_there_without_anybody_who_sends_it() {
+    let a = Node::start().await;
+    let empty = named(RAW, Vec::new());
+    let absent = leaf(1, 1);
+
+    // It is read and served though it is not stored.
+    assert_eq!(a.has(&[empty.clone()]), 0);
+    assert_eq!(a.node.source(false).get(&empty.cid()).await.expect("made"), empty);
+    let found = a.node.blocks(&[empty.cid(), absent.cid()]).await.expect("looked up");
+    assert_eq!(found, [Some(bytes::Bytes::new()), None]);
+    let swarm = Swarm::start(
+        config(a.dir.path()).swarm,
+        Keypair::generate_ed25519(),
+        Arc::new(Nothing),
+    )
+    .await
+    .expect("started");
+    swarm.connect(a.node.addresses()[0].clone()).await.expect("connected");
+    let mut fetch = swarm.fetch(Vec::new()).await.expect("begun");
+    let wire = to_wire(&empty.cid()).expect("a CID of Bitswap");
+    fetch.want(vec![wire], true).await.expect("wanted");
+    match within("fetching", fetch.next()).await {
+        Some(FetchEvent::Block { cid, data, .. }) => assert!(cid == wire && data.is_empty()),
+        other => panic!("{other:?}"),
+    }
+    swarm.shutdown().await;
+
+    // A pin with it in its middle needs nobody for it.
+    let top = parent(&[empty.cid()]);
+    a.put(&[top.clone()]).await;
+    for cid in [top.cid(), empty.cid()] {
+        within("pinning", a.node.pin_add(&cid, PinMode::Recursive, "", &silent))
+            .await
+            .expect("pinned");
+    }
+    assert_eq!((a.has(&[top, empty]), a.fetched().await), (2, 0));
+    a.stop().await;
 }
