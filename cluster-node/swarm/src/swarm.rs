@@ -120,7 +120,7 @@ impl Swarm {
         addresses
     }
 
-    /// Connects to the peer at this address, which must end in `/p2p/PEER_ID`. Returns at once when it is connected.
+    /// Connects to the peer at this address, which must end in `/p2p/PEER_ID`; see [`Self::connect_to`].
     ///
     /// # Errors
     /// When nobody answers there, or somebody else.
@@ -133,8 +133,9 @@ impl Swarm {
         Ok(peer)
     }
 
-    /// Connects to a peer at any of these addresses, or, without any, at those that are known of it. Returns at once when
-    /// it is connected. What it speaks is known a moment later.
+    /// Connects to a peer at any of these addresses, or, without any, at those that are known of it. Returns when it is
+    /// connected and has said what it speaks (or has not for some seconds), so that what a fetch wants from then on is
+    /// asked of it.
     ///
     /// # Errors
     /// When it can't be reached.
@@ -154,7 +155,8 @@ impl Swarm {
 
     /// Begins a fetch. The candidates are connected to in the background, as far as they are not. What is wanted before
     /// any is connected is reported as [`crate::FetchEvent::NobodyHas`], and asked for as soon as one is: to hear that
-    /// only when it means something, call [`Self::connect_to`] before.
+    /// only when it means something, call [`Self::connect_to`] before. A peer that connects later and is no candidate is
+    /// asked only when the fetch tries again, which is after ten seconds and more.
     ///
     /// # Errors
     /// When the node has been shut down.

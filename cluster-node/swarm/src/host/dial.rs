@@ -27,21 +27,29 @@ const WAITING_MAX: usize = 256;
 /// connection was about to end, and whoever wants the peer may have heard of that before.
 const CLOSING: Duration = Duration::from_secs(5);
 
+/// How long a connected peer may take to say what it speaks, before whoever waits for it is told that it is connected.
+const IDENTIFY: Duration = Duration::from_secs(5);
+
 type Waiting = oneshot::Sender<Result<(), ConnectError>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Dials {
     queue: VecDeque<Candidate>,
     dialling: HashSet<PeerId>,
-    waiting: HashMap<PeerId, Vec<Waiting>>,
+    waiting: HashMap<PeerId, Vec<(Instant, Waiting)>>,
     /// Those that were not dialled because they are connected; at most [`QUEUED_MAX`].
     connected: HashMap<PeerId, (Instant, Candidate)>,
 }
 
 impl Dials {
+    /// A connection is there. Whoever waits for it goes on waiting until it is known what the peer speaks.
     pub(super) fn succeeded(&mut self, peer: PeerId) {
         self.dialling.remove(&peer);
-        for answer in self.waiting.remove(&peer).into_iter().flatten() {
+    }
+
+    /// It is known what a connected peer speaks.
+    pub(super) fn identified(&mut self, peer: PeerId) {
+        for (_, answer) in self.waiting.remove(&peer).into_iter().flatten() {
             let _ = answer.send(Ok(()));
         }
     }
@@ -57,7 +65,7 @@ impl Dials {
 
     fn give_up(&mut self, peer: PeerId, reason: &str) {
         tracing::debug!(%peer, reason, "not connected");
-        for answer in self.waiting.remove(&peer).into_iter().flatten() {
+        for (_, answer) in self.waiting.remove(&peer).into_iter().flatten() {
             let reason = reason.to_owned();
             let _ = answer.send(Err(ConnectError::Failed { peer, reason }));
         }
@@ -79,7 +87,7 @@ impl Host {
             peer,
             reason: reason.to_owned(),
         };
-        if self.swarm.is_connected(&peer) {
+        if self.peers.get(&peer).is_some_and(|peer| peer.identified) {
             let _ = answer.send(Ok(()));
         } else if self.is_shunned(&peer) {
             let _ = answer.send(Err(ConnectError::Shunned(peer)));
@@ -91,10 +99,21 @@ impl Host {
                 let _ = answer.send(Err(failed("too many callers wait for it already")));
                 return;
             }
-            waiting.push(answer);
+            waiting.push((Instant::now(), answer));
             if !self.dial(candidate) {
                 self.dials.give_up(peer, "too many peers wait to be dialled");
             }
+        }
+    }
+
+    /// Tells those that wait for peers which do not say what they speak.
+    pub(super) fn tell_patient(&mut self) {
+        let connected = self.dials.waiting.iter().filter(|(peer, waiting)| {
+            let patient = waiting.iter().any(|(since, _)| since.elapsed() > IDENTIFY);
+            patient && self.peers.contains_key(peer)
+        });
+        for peer in connected.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            self.dials.identified(peer);
         }
     }
 
@@ -104,6 +123,10 @@ impl Host {
             && at.elapsed() < CLOSING
         {
             self.dial(candidate);
+        }
+        let dials = &mut self.dials;
+        if !dials.dialling.contains(&peer) && !dials.queue.iter().any(|queued| queued.peer == peer) {
+            dials.give_up(peer, "it ended the connection at once");
         }
     }
 

@@ -37,7 +37,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const LISTEN: Duration = Duration::from_secs(10);
 
 /// How often what is missing is looked for: bootstrap peers, relays, shunned ones whose time is over.
-const UPKEEP: Duration = Duration::from_secs(5);
+const UPKEEP: Duration = Duration::from_secs(2);
 
 /// How often expired records of the DHT are dropped.
 const SWEEP: Duration = Duration::from_secs(600);
@@ -109,6 +109,8 @@ struct HostPeer {
     connections: HashMap<ConnectionId, Multiaddr>,
     agent: String,
     latency: Option<Duration>,
+    /// Whether it has said what it speaks.
+    identified: bool,
     /// Whether it offers to be a relay.
     relays: bool,
 }
@@ -304,6 +306,13 @@ impl Host {
     fn behaviour_event(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => self.identified(peer_id, info),
+            // It does not say it, which is an answer too.
+            BehaviourEvent::Identify(identify::Event::Error { peer_id, .. }) => {
+                if let Some(peer) = self.peers.get_mut(&peer_id) {
+                    peer.identified = true;
+                    self.dials.identified(peer_id);
+                }
+            }
             BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
                 if let (Ok(latency), Some(peer)) = (result, self.peers.get_mut(&peer)) {
                     peer.latency = Some(latency);
@@ -330,6 +339,8 @@ impl Host {
             let cut = agent.floor_char_boundary(AGENT_BYTES_MAX);
             agent.truncate(cut);
             peer.agent = agent;
+            peer.identified = true;
+            self.dials.identified(peer_id);
         }
         let lan = self.config.lan;
         if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut()
@@ -396,6 +407,7 @@ impl Host {
             }
             !over
         });
+        self.tell_patient();
         self.bootstrap(now);
         self.seek_relays(now);
         self.dial_queued();
