@@ -240,7 +240,8 @@ impl Driver {
                 Gone::Unknown => {}
                 Gone::Wholly { peer } => self.handle(Event::Disconnected { peer }),
                 Gone::Partly { peer, wants, answers } => {
-                    for (lane, frames) in [(Lane::Wants, wants), (Lane::Answers, answers)] {
+                    // What the peer had sent by it may be lost as well, so everything is asked for again in any case.
+                    for (lane, frames) in [(Lane::Wants, wants.max(1)), (Lane::Answers, answers)] {
                         for _ in 0..frames {
                             self.handle(Event::Failed { peer, lane });
                         }

@@ -24,31 +24,32 @@ impl Numbers {
     }
 }
 
+/// The frames of one lane that go by one connection.
+#[derive(Debug, Default)]
+struct Way {
+    /// Once it is used.
+    queue: Option<LaneQueue>,
+    /// Those that are not known to be written, or lost.
+    frames: usize,
+}
+
 /// A connection.
 #[derive(Debug)]
 struct Link {
     id: LinkId,
     relayed: bool,
     opener: Opener,
-    /// The lanes' queues, once they are used.
-    wants: Option<LaneQueue>,
-    answers: Option<LaneQueue>,
+    wants: Way,
+    answers: Way,
 }
 
 impl Link {
-    fn queue(&mut self, lane: Lane) -> &mut Option<LaneQueue> {
+    fn way(&mut self, lane: Lane) -> &mut Way {
         match lane {
             Lane::Wants => &mut self.wants,
             Lane::Answers => &mut self.answers,
         }
     }
-}
-
-/// The frames of one lane that are under way: all by the same link, so that they stay in order.
-#[derive(Debug, Default, Clone, Copy)]
-struct UnderWay {
-    link: Option<LinkId>,
-    frames: usize,
 }
 
 /// A connected peer that speaks Bitswap.
@@ -61,17 +62,6 @@ pub(super) struct Remote {
     pub(super) offences: u64,
     /// The best ones first.
     links: Vec<Link>,
-    wants: UnderWay,
-    answers: UnderWay,
-}
-
-impl Remote {
-    fn lane(&mut self, lane: Lane) -> &mut UnderWay {
-        match lane {
-            Lane::Wants => &mut self.wants,
-            Lane::Answers => &mut self.answers,
-        }
-    }
 }
 
 /// What became of a link that is gone.
@@ -114,20 +104,21 @@ impl Peers {
             active: Instant::now(),
             offences: 0,
             links: Vec::new(),
-            wants: UnderWay::default(),
-            answers: UnderWay::default(),
         });
         if remote.id != id {
             return Came::Taken;
         }
-        remote.links.push(Link {
+        // The newest first: when a peer comes back, its old connection may be dead without anybody having noticed, and what
+        // it asks for by the new one must not be answered by that.
+        let link_of_peer = Link {
             id: link,
             relayed,
             opener,
-            wants: None,
-            answers: None,
-        });
-        // Stable, so the older one stays first: what is under way by it goes on.
+            wants: Way::default(),
+            answers: Way::default(),
+        };
+        remote.links.insert(0, link_of_peer);
+        // Stable.
         remote.links.sort_by_key(|link| link.relayed);
         self.links.insert(link, peer);
         if new { Came::New(peer) } else { Came::Another }
@@ -140,55 +131,47 @@ impl Peers {
         let Some(remote) = self.remotes.get_mut(&peer) else {
             return Gone::Unknown;
         };
-        remote.links.retain(|other| other.id != link);
+        let Some(place) = remote.links.iter().position(|other| other.id == link) else {
+            return Gone::Unknown;
+        };
+        let lost = remote.links.remove(place);
         if remote.links.is_empty() {
             self.remotes.remove(&peer);
             return Gone::Wholly { peer };
         }
-        let mut lost = |lane| {
-            let under_way = remote.lane(lane);
-            if under_way.link != Some(link) {
-                return 0;
-            }
-            std::mem::take(under_way).frames
-        };
-        let (wants, answers) = (lost(Lane::Wants), lost(Lane::Answers));
-        Gone::Partly { peer, wants, answers }
+        Gone::Partly {
+            peer,
+            wants: lost.wants.frames,
+            answers: lost.answers.frames,
+        }
     }
 
-    /// Sends a frame. False when the peer is not connected.
+    /// Sends a frame by the best connection. False when the peer is not connected.
     pub(super) fn send(&mut self, peer: Peer, lane: Lane, frame: Bytes, shared: &Arc<Shared>) -> bool {
         let Some(remote) = self.remotes.get_mut(&peer) else {
             return false;
         };
-        let id = remote.id;
-        let under_way = *remote.lane(lane);
-        let current = under_way.link.filter(|_| under_way.frames > 0);
-        let Some(link) = (match current {
-            Some(current) => remote.links.iter_mut().find(|link| link.id == current),
-            None => remote.links.first_mut(),
-        }) else {
+        let Some(link) = remote.links.first_mut() else {
             return false;
         };
-        let (link_id, opener) = (link.id, link.opener.clone());
-        link.queue(lane)
-            .get_or_insert_with(|| LaneQueue::start(link_id, id, lane, opener, shared))
+        let (peer_id, link_id, opener) = (remote.id, link.id, link.opener.clone());
+        let way = link.way(lane);
+        way.frames += 1;
+        way.queue
+            .get_or_insert_with(|| LaneQueue::start(link_id, peer_id, lane, opener, shared))
             .send(frame);
-        *remote.lane(lane) = UnderWay {
-            link: Some(link_id),
-            frames: if current.is_some() { under_way.frames + 1 } else { 1 },
-        };
         true
     }
 
-    /// The oldest frame of a lane is done with, well or not. None when nothing was under way by that link.
+    /// A frame of a lane is done with, well or not. None when nothing was under way by that link.
+    ///
+    /// Frames that go by different connections may be done in another order than they were sent in; the engine only counts
+    /// them.
     pub(super) fn done(&mut self, link: LinkId, lane: Lane) -> Option<Peer> {
         let peer = *self.links.get(&link)?;
-        let under_way = self.remotes.get_mut(&peer)?.lane(lane);
-        if under_way.link != Some(link) || under_way.frames == 0 {
-            return None;
-        }
-        under_way.frames -= 1;
+        let links = &mut self.remotes.get_mut(&peer)?.links;
+        let way = links.iter_mut().find(|other| other.id == link)?.way(lane);
+        way.frames = way.frames.checked_sub(1)?;
         Some(peer)
     }
 
@@ -231,14 +214,15 @@ mod tests {
         let Came::New(peer) = up(&mut peers, 1, id, false) else {
             panic!("new")
         };
-        assert_eq!(up(&mut peers, 2, id, false), Came::Another);
         for _ in 0..3 {
             assert!(send(&mut peers, peer, Lane::Answers));
         }
         assert!(send(&mut peers, peer, Lane::Wants));
         assert_eq!(peers.done(LinkId(1), Lane::Answers), Some(peer));
-        // Nothing was under way there.
+        // It comes back, and is answered by the new connection from then on.
+        assert_eq!(up(&mut peers, 2, id, false), Came::Another);
         assert_eq!(peers.done(LinkId(2), Lane::Answers), None);
+        assert!(send(&mut peers, peer, Lane::Answers));
         let gone = Gone::Partly {
             peer,
             wants: 1,
@@ -247,7 +231,6 @@ mod tests {
         assert_eq!(peers.down(LinkId(1)), gone);
         // Word of a frame that was counted as lost comes too late.
         assert_eq!(peers.done(LinkId(1), Lane::Answers), None);
-        assert!(send(&mut peers, peer, Lane::Answers));
         assert_eq!(peers.done(LinkId(2), Lane::Answers), Some(peer));
         assert_eq!(peers.done(LinkId(2), Lane::Answers), None);
         assert_eq!(peers.down(LinkId(2)), Gone::Wholly { peer });
@@ -257,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_direct_link_is_taken_once_nothing_is_under_way_by_the_relay() {
+    async fn a_relay_is_not_used_when_there_is_a_direct_link() {
         let mut peers = Peers::default();
         let id = PeerId::random();
         let Came::New(peer) = up(&mut peers, 1, id, true) else {
@@ -265,18 +248,18 @@ mod tests {
         };
         assert!(send(&mut peers, peer, Lane::Wants));
         assert_eq!(up(&mut peers, 2, id, false), Came::Another);
-        assert!(send(&mut peers, peer, Lane::Wants));
-        assert_eq!(peers.done(LinkId(1), Lane::Wants), Some(peer));
+        assert_eq!(up(&mut peers, 3, id, true), Came::Another);
         assert_eq!(peers.done(LinkId(1), Lane::Wants), Some(peer));
         assert!(send(&mut peers, peer, Lane::Wants));
         assert_eq!(peers.done(LinkId(2), Lane::Wants), Some(peer));
-        // The relay going is no loss.
+        // The relays going is no loss.
         let gone = Gone::Partly {
             peer,
             wants: 0,
             answers: 0,
         };
         assert_eq!(peers.down(LinkId(1)), gone);
+        assert_eq!(peers.down(LinkId(3)), gone);
         assert_eq!(peers.id(peer), Some(id));
         assert_eq!(peers.of_link(LinkId(2)), Some(peer));
     }

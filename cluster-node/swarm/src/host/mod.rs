@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use libp2p::core::transport::ListenerId;
 use libp2p::identity::Keypair;
-use libp2p::swarm::{ConnectionId, Swarm, SwarmEvent};
+use libp2p::swarm::{ConnectionId, StreamUpgradeError, Swarm, SwarmEvent};
 use libp2p::{PeerId, identify, ping};
 use multiaddr::{Multiaddr, Protocol};
 use parking_lot::RwLock;
@@ -306,8 +306,12 @@ impl Host {
     fn behaviour_event(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => self.identified(peer_id, info),
-            // It does not say it, which is an answer too.
-            BehaviourEvent::Identify(identify::Event::Error { peer_id, .. }) => {
+            // It does not say what it speaks, which is an answer too.
+            BehaviourEvent::Identify(identify::Event::Error {
+                peer_id,
+                error: StreamUpgradeError::NegotiationFailed,
+                ..
+            }) => {
                 if let Some(peer) = self.peers.get_mut(&peer_id) {
                     peer.identified = true;
                     self.dials.identified(peer_id);
