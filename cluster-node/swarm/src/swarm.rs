@@ -61,7 +61,8 @@ impl Swarm {
         let whereabouts = Arc::new(RwLock::new(Whereabouts::default()));
         let connections = config.connections;
         let engine = Config {
-            peers_max: connections.established as usize,
+            // Those that went away a moment ago are known as well.
+            peers_max: 2 * connections.established as usize,
             client: config.client.clone(),
             server: config.server.clone(),
         };

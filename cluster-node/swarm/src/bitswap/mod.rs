@@ -79,6 +79,7 @@ pub(crate) enum Control {
 /// A message that came.
 #[derive(Debug)]
 pub(crate) struct Arrived {
+    pub(crate) link: LinkId,
     pub(crate) peer: PeerId,
     /// None: part of one came.
     pub(crate) message: Option<Incoming>,

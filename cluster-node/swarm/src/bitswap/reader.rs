@@ -192,6 +192,7 @@ impl Reader {
 
     async fn hand_over(&self, message: Incoming, large: Option<Large>) -> Result<(), End> {
         let arrived = Arrived {
+            link: self.link,
             peer: self.peer,
             message: Some(message),
             _large: large,
@@ -201,6 +202,7 @@ impl Reader {
 
     fn sign_of_life(&self) {
         let arrived = Arrived {
+            link: self.link,
             peer: self.peer,
             message: None,
             _large: None,

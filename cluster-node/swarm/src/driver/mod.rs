@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cid::Cid;
-use cluster_bitswap::{Action, Config, Engine, Event, Lane, Peer, Served, SessionId, Version};
+use cluster_bitswap::{Action, Config, Engine, Event, Incoming, Lane, Message, Peer, Served, SessionId, Version};
 use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::bitswap::{Arrived, Control, Shared};
 use crate::blocks::Blocks;
 use crate::fetch::{FetchEvent, FetchReport, Unread};
+use crate::hasher::Hasher;
 use crate::host::Order;
 use peers::{Came, Gone, Peers};
 use sessions::Sessions;
@@ -133,6 +134,7 @@ impl Driver {
         upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let deadline = self.engine.next_deadline().map(|at| self.epoch + at);
+            let deadline = deadline.into_iter().chain(self.peers.next_gone()).min();
             tokio::select! {
                 // Connections first: a message must not come before its peer is known.
                 biased;
@@ -150,7 +152,7 @@ impl Driver {
                         return;
                     }
                 },
-                () = until(deadline) => self.handle(Event::Tick),
+                () = until(deadline) => self.tick(),
                 _ = upkeep.tick() => self.upkeep(),
                 Some(arrived) = inbox.messages.recv() => self.arrived(arrived),
             }
@@ -158,6 +160,13 @@ impl Driver {
                 self.handle(event);
             }
         }
+    }
+
+    fn tick(&mut self) {
+        while let Some(peer) = self.peers.take_gone(Instant::now()) {
+            self.handle(Event::Disconnected { peer });
+        }
+        self.handle(Event::Tick);
     }
 
     /// Tells the engine, and does what it says.
@@ -233,20 +242,18 @@ impl Driver {
                 opener,
             } => match self.peers.up(link, id, version, relayed, opener) {
                 Came::New(peer) => self.handle(Event::Connected { peer, version }),
+                Came::Back { peer, wants, answers } => self.lost(peer, wants, answers),
                 Came::Another => {}
                 Came::Taken => self.order(Order::Disconnect(id)),
             },
-            Control::Down { link } => match self.peers.down(link) {
+            Control::Down { link } => match self.peers.down(link, Instant::now()) {
                 Gone::Unknown => {}
-                Gone::Wholly { peer } => self.handle(Event::Disconnected { peer }),
-                Gone::Partly { peer, wants, answers } => {
-                    // What the peer had sent by it may be lost as well, so everything is asked for again in any case.
-                    for (lane, frames) in [(Lane::Wants, wants.max(1)), (Lane::Answers, answers)] {
-                        for _ in 0..frames {
-                            self.handle(Event::Failed { peer, lane });
-                        }
-                    }
-                }
+                Gone::Partly { peer, wants, answers } => self.lost(peer, wants, answers),
+                // What it wants it will say again when it comes back; as if it had said that it wants nothing.
+                Gone::Away { peer } => self.handle(Event::Received {
+                    peer,
+                    message: nothing_wanted(&self.shared.hasher),
+                }),
             },
             Control::Sent { link, lane } => {
                 if let Some(peer) = self.peers.done(link, lane) {
@@ -281,14 +288,22 @@ impl Driver {
         }
     }
 
+    /// A connection is gone, or was, and with it these frames of ours. What the peer had sent by it may be lost as well, so
+    /// everything is asked for again in any case.
+    fn lost(&mut self, peer: Peer, wants: usize, answers: usize) {
+        for (lane, frames) in [(Lane::Wants, wants.max(1)), (Lane::Answers, answers)] {
+            for _ in 0..frames {
+                self.handle(Event::Failed { peer, lane });
+            }
+        }
+    }
+
     fn arrived(&mut self, arrived: Arrived) {
         let peer = self.peers.numbers.of(&arrived.peer);
         match arrived.message {
             None => self.handle(Event::Arriving { peer }),
             Some(message) => {
-                if let Some(remote) = self.peers.remotes.get_mut(&peer) {
-                    remote.active = Instant::now();
-                }
+                self.peers.heard(peer, arrived.link);
                 self.handle(Event::Received { peer, message });
             }
         }
@@ -391,6 +406,15 @@ impl Driver {
         // Fails only when the swarm has ended, and the connections with it.
         let _ = self.orders.send(order);
     }
+}
+
+/// A message that says that its sender wants nothing.
+fn nothing_wanted(hasher: &Hasher) -> Incoming {
+    let message = Message {
+        full: true,
+        ..Message::default()
+    };
+    message.identify(hasher)
 }
 
 async fn until(deadline: Option<Instant>) {

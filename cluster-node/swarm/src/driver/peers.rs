@@ -1,16 +1,21 @@
 //! Who is connected, and which frames are under way to whom.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cluster_bitswap::{Lane, Peer, Version};
 use libp2p::PeerId;
 
 use crate::bitswap::{LaneQueue, LinkId, Opener, Shared};
+
+/// How long a peer may be without a connection until the engine is told that it is gone. A peer that comes back within that
+/// goes on where it stopped; without it, what it still sends of what it was asked before would be taken for what it was
+/// never asked, which is an offence. The engine finds somebody else for a peer that says nothing for as long as this anyway.
+pub(super) const AWAY: Duration = Duration::from_secs(3);
 
 /// Numbers for peers. A keyed hash: every peer ID has its number at any time, and none needs to be kept. Nobody can choose
 /// IDs with the same number, because nobody knows the key; by chance two of a million peers have one with a probability
@@ -62,6 +67,35 @@ pub(super) struct Remote {
     pub(super) offences: u64,
     /// The best ones first.
     links: Vec<Link>,
+    /// The one by which it spoke last.
+    spoke: Option<LinkId>,
+    /// Since when it has none.
+    away: Option<Instant>,
+    /// Frames that were lost in the meantime, of wants and of answers; at most as many as the engine has under way.
+    lost: (usize, usize),
+}
+
+impl Remote {
+    fn new(id: PeerId, version: Version) -> Self {
+        Self {
+            id,
+            version,
+            active: Instant::now(),
+            offences: 0,
+            links: Vec::new(),
+            spoke: None,
+            away: None,
+            lost: (0, 0),
+        }
+    }
+
+    /// The connection for the next frame. Answers go where the peer spoke last: when it comes back, its old connection may
+    /// be dead without anybody having noticed, and what is answered to what it asked by that is of no use to it.
+    fn best(&mut self, lane: Lane) -> Option<&mut Link> {
+        let spoke = self.spoke.filter(|_| lane == Lane::Answers);
+        let place = spoke.and_then(|spoke| self.links.iter().position(|link| link.id == spoke));
+        self.links.get_mut(place.unwrap_or(0))
+    }
 }
 
 /// What became of a link that is gone.
@@ -71,8 +105,8 @@ pub(super) enum Gone {
     Unknown,
     /// The peer has other links. So many frames of each lane are lost.
     Partly { peer: Peer, wants: usize, answers: usize },
-    /// It was the last one.
-    Wholly { peer: Peer },
+    /// It was the last one. The peer may come back, or be reported by [`Peers::take_gone`].
+    Away { peer: Peer },
 }
 
 /// What a new link means.
@@ -80,36 +114,33 @@ pub(super) enum Gone {
 pub(super) enum Came {
     /// The peer is new.
     New(Peer),
+    /// It was away. So many frames of each lane were lost.
+    Back { peer: Peer, wants: usize, answers: usize },
     /// It had a link already.
     Another,
     /// Its number is another peer's.
     Taken,
 }
 
-/// All connected peers that speak Bitswap, bounded by the limits of connections.
+/// All connected peers that speak Bitswap, and those that are away; bounded by the limits of connections and how fast they
+/// come.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     pub(super) numbers: Numbers,
     pub(super) remotes: HashMap<Peer, Remote>,
     links: HashMap<LinkId, Peer>,
+    /// Those that went away, in order.
+    away: VecDeque<(Instant, Peer)>,
 }
 
 impl Peers {
     pub(super) fn up(&mut self, link: LinkId, id: PeerId, version: Version, relayed: bool, opener: Opener) -> Came {
         let peer = self.numbers.of(&id);
-        let new = !self.remotes.contains_key(&peer);
-        let remote = self.remotes.entry(peer).or_insert_with(|| Remote {
-            id,
-            version,
-            active: Instant::now(),
-            offences: 0,
-            links: Vec::new(),
-        });
+        let known = self.remotes.contains_key(&peer);
+        let remote = self.remotes.entry(peer).or_insert_with(|| Remote::new(id, version));
         if remote.id != id {
             return Came::Taken;
         }
-        // The newest first: when a peer comes back, its old connection may be dead without anybody having noticed, and what
-        // it asks for by the new one must not be answered by that.
         let link_of_peer = Link {
             id: link,
             relayed,
@@ -117,14 +148,26 @@ impl Peers {
             wants: Way::default(),
             answers: Way::default(),
         };
+        // The newest first, but none that goes through a relay before one that does not.
         remote.links.insert(0, link_of_peer);
-        // Stable.
         remote.links.sort_by_key(|link| link.relayed);
         self.links.insert(link, peer);
-        if new { Came::New(peer) } else { Came::Another }
+        if !known {
+            return Came::New(peer);
+        }
+        if remote.away.take().is_none() {
+            return Came::Another;
+        }
+        let (wants, answers) = std::mem::take(&mut remote.lost);
+        if remote.version != version {
+            // It is another program now, and knows nothing of what was before.
+            remote.version = version;
+            return Came::New(peer);
+        }
+        Came::Back { peer, wants, answers }
     }
 
-    pub(super) fn down(&mut self, link: LinkId) -> Gone {
+    pub(super) fn down(&mut self, link: LinkId, now: Instant) -> Gone {
         let Some(peer) = self.links.remove(&link) else {
             return Gone::Unknown;
         };
@@ -135,14 +178,39 @@ impl Peers {
             return Gone::Unknown;
         };
         let lost = remote.links.remove(place);
+        let (wants, answers) = (lost.wants.frames, lost.answers.frames);
         if remote.links.is_empty() {
-            self.remotes.remove(&peer);
-            return Gone::Wholly { peer };
+            remote.away = Some(now);
+            remote.lost = (wants, answers);
+            self.away.push_back((now, peer));
+            return Gone::Away { peer };
         }
-        Gone::Partly {
-            peer,
-            wants: lost.wants.frames,
-            answers: lost.answers.frames,
+        Gone::Partly { peer, wants, answers }
+    }
+
+    /// When the next of those that are away is to be given up.
+    pub(super) fn next_gone(&self) -> Option<Instant> {
+        self.away.front().map(|(since, _)| *since + AWAY)
+    }
+
+    /// One that did not come back in time.
+    pub(super) fn take_gone(&mut self, now: Instant) -> Option<Peer> {
+        while self.next_gone().is_some_and(|due| due <= now) {
+            let (since, peer) = self.away.pop_front()?;
+            // It may have come back, and even gone again.
+            if self.remotes.get(&peer).is_some_and(|remote| remote.away == Some(since)) {
+                self.remotes.remove(&peer);
+                return Some(peer);
+            }
+        }
+        None
+    }
+
+    /// A peer spoke.
+    pub(super) fn heard(&mut self, peer: Peer, link: LinkId) {
+        if let Some(remote) = self.remotes.get_mut(&peer) {
+            remote.active = Instant::now();
+            remote.spoke = Some(link);
         }
     }
 
@@ -151,10 +219,16 @@ impl Peers {
         let Some(remote) = self.remotes.get_mut(&peer) else {
             return false;
         };
-        let Some(link) = remote.links.first_mut() else {
-            return false;
+        let peer_id = remote.id;
+        let Some(link) = remote.best(lane) else {
+            // Lost at once; it is told when the peer is back, because the engine would try again at once.
+            match lane {
+                Lane::Wants => remote.lost.0 += 1,
+                Lane::Answers => remote.lost.1 += 1,
+            }
+            return true;
         };
-        let (peer_id, link_id, opener) = (remote.id, link.id, link.opener.clone());
+        let (link_id, opener) = (link.id, link.opener.clone());
         let way = link.way(lane);
         way.frames += 1;
         way.queue
@@ -219,47 +293,79 @@ mod tests {
         }
         assert!(send(&mut peers, peer, Lane::Wants));
         assert_eq!(peers.done(LinkId(1), Lane::Answers), Some(peer));
-        // It comes back, and is answered by the new connection from then on.
+        // It has another connection, by which it is asked from now on, and answered once it speaks there.
         assert_eq!(up(&mut peers, 2, id, false), Came::Another);
+        peers.heard(peer, LinkId(2));
         assert_eq!(peers.done(LinkId(2), Lane::Answers), None);
         assert!(send(&mut peers, peer, Lane::Answers));
-        let gone = Gone::Partly {
-            peer,
-            wants: 1,
-            answers: 2,
-        };
-        assert_eq!(peers.down(LinkId(1)), gone);
+        let now = Instant::now();
+        let (wants, answers) = (1, 2);
+        assert_eq!(peers.down(LinkId(1), now), Gone::Partly { peer, wants, answers });
         // Word of a frame that was counted as lost comes too late.
         assert_eq!(peers.done(LinkId(1), Lane::Answers), None);
         assert_eq!(peers.done(LinkId(2), Lane::Answers), Some(peer));
         assert_eq!(peers.done(LinkId(2), Lane::Answers), None);
-        assert_eq!(peers.down(LinkId(2)), Gone::Wholly { peer });
-        assert_eq!(peers.down(LinkId(2)), Gone::Unknown);
-        assert!(!send(&mut peers, peer, Lane::Wants));
-        assert!(peers.remotes.is_empty() && peers.links.is_empty());
     }
 
     #[tokio::test]
-    async fn a_relay_is_not_used_when_there_is_a_direct_link() {
+    async fn who_comes_back_goes_on_and_who_does_not_is_gone() {
+        let mut peers = Peers::default();
+        let id = PeerId::random();
+        let Came::New(peer) = up(&mut peers, 1, id, false) else {
+            panic!("new")
+        };
+        assert!(send(&mut peers, peer, Lane::Answers));
+        let now = Instant::now();
+        assert_eq!(peers.down(LinkId(1), now), Gone::Away { peer });
+        // What is sent in the meantime is lost as well.
+        assert!(send(&mut peers, peer, Lane::Answers));
+        assert!(send(&mut peers, peer, Lane::Wants));
+        let (wants, answers) = (1, 2);
+        assert_eq!(up(&mut peers, 2, id, false), Came::Back { peer, wants, answers });
+        assert_eq!(peers.take_gone(now + AWAY), None);
+        let later = now + Duration::from_secs(1);
+        assert_eq!(peers.down(LinkId(2), later), Gone::Away { peer });
+        assert_eq!(peers.next_gone(), Some(later + AWAY));
+        assert_eq!(peers.take_gone(later), None);
+        assert_eq!(peers.take_gone(later + AWAY), Some(peer));
+        assert_eq!(peers.take_gone(later + AWAY), None);
+        assert_eq!(peers.down(LinkId(2), later), Gone::Unknown);
+        assert!(!send(&mut peers, peer, Lane::Wants));
+        assert!(peers.remotes.is_empty() && peers.links.is_empty() && peers.away.is_empty());
+        // Another program at the same peer begins anew.
+        assert_eq!(up(&mut peers, 3, id, false), Came::New(peer));
+        assert_eq!(peers.down(LinkId(3), later), Gone::Away { peer });
+        let other = peers.up(LinkId(4), id, Version::V1_0, false, Opener::of_nothing());
+        assert_eq!(other, Came::New(peer));
+    }
+
+    #[tokio::test]
+    async fn answers_go_where_the_peer_spoke_last_and_wants_not_by_a_relay() {
         let mut peers = Peers::default();
         let id = PeerId::random();
         let Came::New(peer) = up(&mut peers, 1, id, true) else {
             panic!("new")
         };
         assert!(send(&mut peers, peer, Lane::Wants));
+        peers.heard(peer, LinkId(1));
         assert_eq!(up(&mut peers, 2, id, false), Came::Another);
         assert_eq!(up(&mut peers, 3, id, true), Came::Another);
         assert_eq!(peers.done(LinkId(1), Lane::Wants), Some(peer));
-        assert!(send(&mut peers, peer, Lane::Wants));
+        for lane in [Lane::Wants, Lane::Answers] {
+            assert!(send(&mut peers, peer, lane));
+        }
         assert_eq!(peers.done(LinkId(2), Lane::Wants), Some(peer));
-        // The relays going is no loss.
-        let gone = Gone::Partly {
-            peer,
-            wants: 0,
-            answers: 0,
-        };
-        assert_eq!(peers.down(LinkId(1)), gone);
-        assert_eq!(peers.down(LinkId(3)), gone);
+        assert_eq!(peers.done(LinkId(1), Lane::Answers), Some(peer));
+        peers.heard(peer, LinkId(3));
+        assert!(send(&mut peers, peer, Lane::Answers));
+        assert_eq!(peers.done(LinkId(3), Lane::Answers), Some(peer));
+        // The relays going is no loss, and answers go by what is left.
+        let (wants, answers) = (0, 0);
+        for relay in [LinkId(1), LinkId(3)] {
+            assert_eq!(peers.down(relay, Instant::now()), Gone::Partly { peer, wants, answers });
+        }
+        assert!(send(&mut peers, peer, Lane::Answers));
+        assert_eq!(peers.done(LinkId(2), Lane::Answers), Some(peer));
         assert_eq!(peers.id(peer), Some(id));
         assert_eq!(peers.of_link(LinkId(2)), Some(peer));
     }

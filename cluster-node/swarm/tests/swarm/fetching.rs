@@ -131,6 +131,11 @@ async fn a_connection_that_breaks_is_made_again() {
                 fetch.candidates(vec![server.candidate()]).await.expect("it runs");
             }
         }
+        // What was under way when it broke came after all, and is nobody's fault.
+        for node in [&client, &server] {
+            let report = node.report().await;
+            assert_eq!((report.offences, report.shunned), (0, vec![]));
+        }
     })
     .await;
 }

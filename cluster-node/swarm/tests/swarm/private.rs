@@ -27,10 +27,14 @@ async fn only_those_with_the_key_come_in() {
             Node::over(Over::Tcp).await,
             Node::start(with_key(SwarmKey::new([7; 32]))).await,
         ];
-        for stranger in strangers {
-            stranger.swarm.connect_to(server.candidate()).await.expect_err("no key");
-            server.swarm.connect_to(stranger.candidate()).await.expect_err("no key");
-        }
+        // Each waits until the other one is taken for silent; all at once, that it takes no minute.
+        let refused = strangers.iter().map(|stranger| async {
+            let (there, here) = (server.candidate(), stranger.candidate());
+            let (to, from) = tokio::join!(stranger.swarm.connect_to(there), server.swarm.connect_to(here));
+            to.expect_err("no key");
+            from.expect_err("no key");
+        });
+        futures::future::join_all(refused).await;
         assert_eq!(server.report().await.peers.len(), 1);
     })
     .await;
