@@ -86,6 +86,9 @@ impl Place<'_> {
             let work = ours.fetch(cid, &addresses, sources.groups(count)).await?;
             both.ours.add("Pinfleet", what, work);
             ours.end(&folder).await?;
+            if both.ours.is_long() || both.theirs.is_long() {
+                break;
+            }
         }
         Ok(both)
     }
@@ -140,6 +143,9 @@ async fn large(place: &Place<'_>, sizes: &Sizes, report: &mut Report) -> anyhow:
             reader.end(&reader_folder).await?;
         }
         ours.end(&from.1).await?;
+        if one.ours.is_long() || one.theirs.is_long() {
+            break;
+        }
     }
     if wants_fetch {
         let row_of_one = row(&what, Unit::MebiBytesPerSecond, amount, &one.ours, &one.theirs);

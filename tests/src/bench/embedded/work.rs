@@ -65,6 +65,10 @@ pub async fn measured<T>(
     ))
 }
 
+/// What took a side longer than this, in seconds, is not done again: the machine's drift is small beside it, and a bench has
+/// to end.
+const LONG: f64 = 60.0;
+
 /// The same work of one side, round after round.
 #[derive(Debug, Clone, Default)]
 pub struct Rounds(Vec<Work>);
@@ -86,6 +90,11 @@ impl Rounds {
     pub fn median(&self) -> Option<&Work> {
         // Of two the slower.
         self.0.get(self.0.len() / 2)
+    }
+
+    /// Whether it takes so long that once is enough.
+    pub fn is_long(&self) -> bool {
+        self.0.last().is_some_and(|work| work.seconds > LONG)
     }
 
     /// The most memory of all rounds.
@@ -142,6 +151,7 @@ mod tests {
         let ours = rounds(&[3.0, 1.0, 2.0]);
         assert_eq!(ours.median().map(|work| work.seconds), Some(2.0));
         assert_eq!(ours.peak(), Some(30.0));
+        assert!(!ours.is_long() && rounds(&[61.0]).is_long());
         let row = row("work", Unit::PerSecond, 100.0, &ours, &rounds(&[4.0])).expect("measured");
         assert_eq!((row.pinfleet, row.reference), (50.0, Some(25.0)));
         assert_eq!(row.target(Target::Times(2.0)).reached(), Some(true));
