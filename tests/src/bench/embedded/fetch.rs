@@ -10,6 +10,7 @@ use super::sides::{Ours, Theirs, ready, source};
 use super::tell;
 use super::work::{Groups, Rounds, row};
 use crate::bench::Options;
+use crate::bench::machine::Resident;
 use crate::bench::report::{Report, Row, Target, Unit};
 use crate::kubo::KuboDaemon;
 
@@ -194,14 +195,14 @@ fn add(report: &mut Report, row: Option<Row>, target: Target) {
     }
 }
 
-fn memory(report: &mut Report, what: &str, ours: Option<f64>, theirs: Option<f64>) {
+fn memory(report: &mut Report, what: &str, ours: Option<Resident>, theirs: Option<Resident>) {
     if let Some(ours) = ours {
         report.add(
-            Row::new(what, Unit::MebiBytes, ours)
-                .detail("resident, the whole peer: control plane and node")
-                .reference(theirs.map(|theirs| (theirs, String::new())))
+            Row::new(what, Unit::MebiBytes, ours.all)
+                .detail("resident, of the whole peer: control plane and node")
+                .reference(theirs.map(|theirs| (theirs.all, theirs.words())))
                 .target(Target::Times(2.0))
-                .limit("buffers and caches of [storage] and the block store, and code that was run"),
+                .limit(ours.words()),
         );
     }
 }
