@@ -48,7 +48,10 @@ async fn run(folder: &Path, blocks: u64) -> anyhow::Result<(Measured, String)> {
         String::from_utf8_lossy(&output.stderr)
     );
     let cpu = Usage::now(&[]).with_ended_children("store").since(&before);
-    let words = format!("not measured by step; in all {:.1} cores were busy", cpu.total());
+    let words = format!(
+        "something that is not told apart by step; over all of them {:.1} cores were busy",
+        cpu.total()
+    );
     Ok((serde_json::from_slice(&output.stdout)?, words))
 }
 
