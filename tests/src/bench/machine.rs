@@ -242,12 +242,38 @@ impl CpuShare {
     }
 }
 
-/// Resident memory of a process, in MiB; none when it is gone.
-pub fn resident_mebibytes(pid: u32) -> Option<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib / 1024.0)
+/// Resident memory of a process, in MiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Resident {
+    /// All of it.
+    pub all: f64,
+    /// What the process itself made: heap and stacks.
+    pub anonymous: f64,
+}
+
+impl Resident {
+    /// Of this process; none when it is gone.
+    pub fn of(pid: u32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let of = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(kib / 1024.0)
+        };
+        Some(Self {
+            all: of("VmRSS:")?,
+            anonymous: of("RssAnon:")?,
+        })
+    }
+
+    /// `40 MiB made by itself, 30 MiB pages of files`.
+    pub fn words(self) -> String {
+        let files = self.all - self.anonymous;
+        format!(
+            "{:.0} MiB made by itself, {files:.0} MiB pages of files",
+            self.anonymous
+        )
+    }
 }
 
 fn cpu_seconds(pid: u32) -> Option<f64> {

@@ -38,6 +38,8 @@ pub struct Options {
     pub dir: Option<PathBuf>,
     /// Nodes are not driven.
     pub undriven: bool,
+    /// Percent of the usual sizes of what is measured beside Kubo.
+    pub percent: u64,
     /// How often each work is measured beside Kubo, in turn.
     pub rounds: usize,
     /// Kubo as it comes, which syncs no blocks.

@@ -304,6 +304,9 @@ fn labelled(label: &str, words: &str) -> String {
 
 fn one_line(row: &Row) -> String {
     let mut line = format!("{}: {}", row.work, row.unit.write(row.pinfleet));
+    if let (Some(reference), Some(ratio)) = (row.reference, row.ratio()) {
+        line.push_str(&format!(" against {}, {ratio:.2} x", row.unit.write(reference)));
+    }
     for words in [&row.detail, &row.limit] {
         if !words.is_empty() {
             line.push_str(&format!("; {words}"));

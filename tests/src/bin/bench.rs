@@ -79,7 +79,11 @@ struct Arguments {
     /// An option of all peers, such as worker.pins_per_second=100; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = option_of_peers)]
     set: Vec<(String, String)>,
-    /// How often each work of `bench embedded` is done by each side, in turn; the middle one counts [default: 3, short: 1]
+    /// Percent of the sizes of `bench embedded`, for when Kubo is slow at one of them
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100))]
+    percent: u64,
+    /// How often each work of `bench embedded` is done by each side, in turn; the middle one counts. What takes longer than
+    /// a minute is done once [default: 3, short: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=99))]
     rounds: Option<u64>,
     /// Let Kubo write blocks as it does by itself, without syncing them: not the same promise
@@ -129,6 +133,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         dir: arguments.dir,
         set: arguments.set,
         undriven: arguments.undriven,
+        percent: arguments.percent,
         rounds: usize::try_from(or(arguments.rounds, 3, 1))?,
         kubo_unsynced: arguments.kubo_unsynced,
     };

@@ -54,6 +54,9 @@ async fn both(options: &Options, folder: &Path, what: &str, path: &Path) -> anyh
             our_cid == their_cid,
             "the same files are {our_cid} by Pinfleet and {their_cid} by Kubo: not the same work"
         );
+        if our_rounds.is_long() || their_rounds.is_long() {
+            break;
+        }
     }
     Ok((our_rounds, their_rounds))
 }

@@ -27,23 +27,19 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The sizes that the targets are about, or a tenth and less.
-    pub fn of(short: bool) -> Self {
-        match short {
-            false => Self {
-                file_mebibytes: 1_024,
-                blocks: 100_000,
-                chain: 10_000,
-                files: 10_000,
-                stored: 10_000_000,
-            },
-            true => Self {
-                file_mebibytes: 96,
-                blocks: 5_000,
-                chain: 1_000,
-                files: 1_000,
-                stored: 200_000,
-            },
+    /// The sizes that the targets are about, or a tenth and less; and so many percent of that.
+    pub fn of(short: bool, percent: u64) -> Self {
+        let (file_mebibytes, blocks, chain, files, stored) = match short {
+            false => (1_024, 100_000, 10_000, 10_000, 10_000_000),
+            true => (96, 5_000, 1_000, 1_000, 200_000),
+        };
+        let share = |number: usize| (number * percent as usize).div_ceil(100);
+        Self {
+            file_mebibytes: share(file_mebibytes),
+            blocks: share(blocks),
+            chain: share(chain),
+            files: share(files),
+            stored: (stored * percent).div_ceil(100),
         }
     }
 }

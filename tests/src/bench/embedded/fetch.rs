@@ -10,6 +10,7 @@ use super::sides::{Ours, Theirs, ready, source};
 use super::tell;
 use super::work::{Groups, Rounds, row};
 use crate::bench::Options;
+use crate::bench::machine::Resident;
 use crate::bench::report::{Report, Row, Target, Unit};
 use crate::kubo::KuboDaemon;
 
@@ -86,6 +87,9 @@ impl Place<'_> {
             let work = ours.fetch(cid, &addresses, sources.groups(count)).await?;
             both.ours.add("Pinfleet", what, work);
             ours.end(&folder).await?;
+            if both.ours.is_long() || both.theirs.is_long() {
+                break;
+            }
         }
         Ok(both)
     }
@@ -140,6 +144,9 @@ async fn large(place: &Place<'_>, sizes: &Sizes, report: &mut Report) -> anyhow:
             reader.end(&reader_folder).await?;
         }
         ours.end(&from.1).await?;
+        if one.ours.is_long() || one.theirs.is_long() {
+            break;
+        }
     }
     if wants_fetch {
         let row_of_one = row(&what, Unit::MebiBytesPerSecond, amount, &one.ours, &one.theirs);
@@ -188,14 +195,14 @@ fn add(report: &mut Report, row: Option<Row>, target: Target) {
     }
 }
 
-fn memory(report: &mut Report, what: &str, ours: Option<f64>, theirs: Option<f64>) {
+fn memory(report: &mut Report, what: &str, ours: Option<Resident>, theirs: Option<Resident>) {
     if let Some(ours) = ours {
         report.add(
-            Row::new(what, Unit::MebiBytes, ours)
-                .detail("resident, the whole peer: control plane and node")
-                .reference(theirs.map(|theirs| (theirs, String::new())))
+            Row::new(what, Unit::MebiBytes, ours.all)
+                .detail("resident, of the whole peer: control plane and node")
+                .reference(theirs.map(|theirs| (theirs.all, theirs.words())))
                 .target(Target::Times(2.0))
-                .limit("buffers and caches of [storage] and the block store, and code that was run"),
+                .limit(ours.words()),
         );
     }
 }

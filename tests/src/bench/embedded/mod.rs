@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 pub use self::data::Sizes;
 use super::report::Report;
 use super::{Options, machine};
+use crate::binaries::binary;
 
 /// The groups of measurements, in their order, with what they measure.
 pub const GROUPS: [(&str, &str); 6] = [
@@ -40,7 +41,11 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let scratch = tempfile::Builder::new()
         .prefix("pinfleet-bench-")
         .tempdir_in(options.dir.clone().unwrap_or_else(std::env::temp_dir))?;
-    let (folder, sizes) = (scratch.path(), Sizes::of(options.short));
+    // What is missing is built, and that has to be over before anything is measured.
+    for program in ["cluster-node", "cluster-ctl", "blocks-bench"] {
+        binary(program)?;
+    }
+    let (folder, sizes) = (scratch.path(), Sizes::of(options.short, options.percent));
     tell("machine", "disk, SHA-256 and loopback");
     report.machine = machine::measure_bytes(folder, options.short)?;
     report.reference_ran = ["fetch", "serve", "blocks", "chain", "add"]

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::work::{Groups, Work, measured};
 use crate::bench::Options;
-use crate::bench::machine::resident_mebibytes;
+use crate::bench::machine::Resident;
 use crate::client::{pin_request, replicas_of};
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::ctl::Ctl;
@@ -82,7 +82,7 @@ impl Theirs {
     }
 
     /// Its memory when it has nothing to do.
-    pub async fn rest(&self) -> anyhow::Result<f64> {
+    pub async fn rest(&self) -> anyhow::Result<Resident> {
         rest(self.pid()?).await
     }
 
@@ -162,7 +162,7 @@ impl Ours {
     }
 
     /// Its memory when it has nothing to do.
-    pub async fn rest(&self) -> anyhow::Result<f64> {
+    pub async fn rest(&self) -> anyhow::Result<Resident> {
         rest(self.pid()?).await
     }
 
@@ -174,13 +174,13 @@ impl Ours {
 }
 
 /// Memory once it has stayed the same for a while, or after a minute.
-async fn rest(pid: u32) -> anyhow::Result<f64> {
-    let now = || resident_mebibytes(pid).context("the process is gone");
+async fn rest(pid: u32) -> anyhow::Result<Resident> {
+    let now = || Resident::of(pid).context("the process is gone");
     let mut last = now()?;
     for _ in 0..20 {
         tokio::time::sleep(REST).await;
         let next = now()?;
-        if (next - last).abs() < 1.0 {
+        if (next.all - last.all).abs() < 1.0 {
             return Ok(next);
         }
         last = next;

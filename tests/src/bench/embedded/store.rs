@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use super::data::Sizes;
 use super::tell;
+use crate::bench::machine::Usage;
 use crate::bench::report::{Report, Row, Target, Unit};
 use crate::binaries::binary;
 
@@ -29,7 +30,9 @@ struct Measured {
     slowest_put_ms: f64,
 }
 
-async fn run(folder: &Path, blocks: u64) -> anyhow::Result<Measured> {
+/// What it measured, and how many cores it kept busy over all of that.
+async fn run(folder: &Path, blocks: u64) -> anyhow::Result<(Measured, String)> {
+    let before = Usage::now(&[]).with_ended_children("store");
     let output = Command::new(binary("blocks-bench")?)
         .arg(folder)
         .arg(blocks.to_string())
@@ -44,22 +47,27 @@ async fn run(folder: &Path, blocks: u64) -> anyhow::Result<Measured> {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(serde_json::from_slice(&output.stdout)?)
+    let cpu = Usage::now(&[]).with_ended_children("store").since(&before);
+    let words = format!(
+        "something that is not told apart by step; over all of them {:.1} cores were busy",
+        cpu.total()
+    );
+    Ok((serde_json::from_slice(&output.stdout)?, words))
 }
 
 /// At this size, and at a tenth of it, so that what grows is seen.
 pub async fn measure(sizes: &Sizes, folder: &Path, report: &mut Report) -> anyhow::Result<()> {
     let blocks = sizes.stored;
     tell("store", &format!("{} blocks, then {blocks}, of 64 bytes", blocks / 10));
-    let small = run(folder, blocks / 10).await?;
-    let large = run(folder, blocks).await?;
+    let (small, _) = run(folder, blocks / 10).await?;
+    let (large, limit) = run(folder, blocks).await?;
     let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
     let at = format!("at {} blocks", large.blocks);
     report.add(
         Row::new(format!("opening the store {at}"), Unit::Milliseconds, large.open_ms)
             .detail(format!("{:.1} ms at {} blocks", small.open_ms, small.blocks))
             .target(Target::Value(2_000.0))
-            .limit("reading the names of files and the end of the log"),
+            .limit(limit.clone()),
     );
     report.add(
         Row::new(format!("look-ups {at}"), Unit::PerSecond, large.lookups_per_second)
@@ -67,7 +75,7 @@ pub async fn measure(sizes: &Sizes, folder: &Path, report: &mut Report) -> anyho
                 "one thread, 16 at a time, every other one absent; {:.0}/s at {} blocks",
                 small.lookups_per_second, small.blocks
             ))
-            .limit("one core"),
+            .limit(limit.clone()),
     );
     report.add(
         Row::new(
@@ -83,7 +91,7 @@ pub async fn measure(sizes: &Sizes, folder: &Path, report: &mut Report) -> anyho
             large.gc_deletes_per_second
         ))
         .target(Target::Value(100.0))
-        .limit("the time that a step is given"),
+        .limit(limit.clone()),
     );
     report.add(
         Row::new(
@@ -93,7 +101,7 @@ pub async fn measure(sizes: &Sizes, folder: &Path, report: &mut Report) -> anyho
         )
         .detail("single synced puts, one after the other")
         .target(Target::Value(100.0))
-        .limit("the step under way, the disk's sync, and compaction"),
+        .limit(limit.clone()),
     );
     report.add(
         Row::new(
@@ -108,7 +116,7 @@ pub async fn measure(sizes: &Sizes, folder: &Path, report: &mut Report) -> anyho
             mebibytes(small.rss_bytes),
             mebibytes(small.opened_rss_bytes)
         ))
-        .limit("buffers and caches of its options"),
+        .limit(limit.clone()),
     );
     report.add(
         Row::new("puts into the store", Unit::PerSecond, large.puts_per_second)
@@ -117,7 +125,7 @@ pub async fn measure(sizes: &Sizes, folder: &Path, report: &mut Report) -> anyho
                 large.puts_per_second / large.raw_puts_per_second,
                 large.raw_puts_per_second
             ))
-            .limit("one core, and syncs"),
+            .limit(limit.clone()),
     );
     Ok(())
 }

@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::bench::machine::{CpuShare, Usage, resident_mebibytes};
+use parking_lot::Mutex;
+
+use crate::bench::machine::{CpuShare, Resident, Usage};
 use crate::bench::report::{Row, Unit};
 
 /// How often memory is looked at.
@@ -18,8 +19,8 @@ pub struct Work {
     pub seconds: f64,
     /// Cores that were busy.
     pub cpu: CpuShare,
-    /// The most resident memory of the process that was watched, in MiB.
-    pub peak: f64,
+    /// The most resident memory of the process that was watched.
+    pub peak: Resident,
 }
 
 /// Who is busy while something is measured: groups of processes.
@@ -31,12 +32,16 @@ pub async fn measured<T>(
     watched: u32,
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<(T, Work)> {
-    let peak = Arc::new(AtomicU64::new(0));
+    let peak = Arc::new(Mutex::new(Resident::default()));
     let look = {
         let peak = Arc::clone(&peak);
         move || {
-            let kibibytes = resident_mebibytes(watched).unwrap_or_default() * 1024.0;
-            peak.fetch_max(kibibytes as u64, Ordering::Relaxed);
+            if let Some(now) = Resident::of(watched) {
+                let mut peak = peak.lock();
+                if now.all > peak.all {
+                    *peak = now;
+                }
+            }
         }
     };
     let looking = {
@@ -55,15 +60,13 @@ pub async fn measured<T>(
     let cpu = Usage::now(&groups).with_ended_children("commands").since(&before);
     looking.abort();
     look();
-    Ok((
-        done?,
-        Work {
-            seconds,
-            cpu,
-            peak: peak.load(Ordering::Relaxed) as f64 / 1024.0,
-        },
-    ))
+    let peak = *peak.lock();
+    Ok((done?, Work { seconds, cpu, peak }))
 }
+
+/// What took a side longer than this, in seconds, is not done again: the machine's drift is small beside it, and a bench has
+/// to end.
+const LONG: f64 = 60.0;
 
 /// The same work of one side, round after round.
 #[derive(Debug, Clone, Default)]
@@ -76,7 +79,7 @@ impl Rounds {
             "bench:   {what}, {side}: {:.2} s; {}; {:.0} MiB at the peak",
             work.seconds,
             work.cpu.words(),
-            work.peak
+            work.peak.all
         );
         self.0.push(work);
         self.0.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
@@ -88,9 +91,15 @@ impl Rounds {
         self.0.get(self.0.len() / 2)
     }
 
+    /// Whether it takes so long that once is enough.
+    pub fn is_long(&self) -> bool {
+        self.0.last().is_some_and(|work| work.seconds > LONG)
+    }
+
     /// The most memory of all rounds.
-    pub fn peak(&self) -> Option<f64> {
-        self.0.iter().map(|work| work.peak).reduce(f64::max)
+    pub fn peak(&self) -> Option<Resident> {
+        let peaks = self.0.iter().map(|work| work.peak);
+        peaks.max_by(|a, b| a.all.total_cmp(&b.all))
     }
 
     fn words(&self) -> String {
@@ -98,7 +107,7 @@ impl Rounds {
         format!(
             "{} s; at most {:.0} MiB of memory",
             all.join(", "),
-            self.peak().unwrap_or_default()
+            self.peak().unwrap_or_default().all
         )
     }
 }
@@ -130,7 +139,10 @@ mod tests {
             let work = Work {
                 seconds: *seconds,
                 cpu: CpuShare::default(),
-                peak: 10.0 * seconds,
+                peak: Resident {
+                    all: 10.0 * seconds,
+                    anonymous: 1.0,
+                },
             };
             rounds.add("ours", "work", work);
         }
@@ -141,7 +153,8 @@ mod tests {
     fn the_middle_round_counts_and_the_highest_peak() {
         let ours = rounds(&[3.0, 1.0, 2.0]);
         assert_eq!(ours.median().map(|work| work.seconds), Some(2.0));
-        assert_eq!(ours.peak(), Some(30.0));
+        assert_eq!(ours.peak().map(|peak| peak.all), Some(30.0));
+        assert!(!ours.is_long() && rounds(&[61.0]).is_long());
         let row = row("work", Unit::PerSecond, 100.0, &ours, &rounds(&[4.0])).expect("measured");
         assert_eq!((row.pinfleet, row.reference), (50.0, Some(25.0)));
         assert_eq!(row.target(Target::Times(2.0)).reached(), Some(true));
@@ -157,6 +170,6 @@ mod tests {
         })
         .await
         .expect("measured");
-        assert!(work.seconds >= 0.02 && work.peak > 0.5, "{work:?}");
+        assert!(work.seconds >= 0.02 && work.peak.anonymous > 0.1, "{work:?}");
     }
 }
