@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cluster_proto::v1;
+use cluster_tests::car::rs_read;
 use cluster_tests::client::{Client, replicas_of};
 use cluster_tests::cluster::{Cluster, ClusterOptions};
 use cluster_tests::helia::Transport;
@@ -115,16 +116,13 @@ fn unixfs(options: v1::UnixFsOptions) -> v1::AddStart {
 }
 
 /// What stands in a CAR file, as the crate rs-car reads it, which checks all hashes: the root, and the blocks by CID.
-async fn blocks_of(car: &[u8]) -> anyhow::Result<(String, BTreeMap<String, Vec<u8>>)> {
-    let (blocks, header) = rs_car::car_read_all(&mut futures::io::Cursor::new(car), true).await?;
-    ensure!(header.roots.len() == 1, "{:?}", header.roots);
+async fn blocks_of(car: &[u8]) -> anyhow::Result<(Cid, BTreeMap<Cid, Vec<u8>>)> {
+    let (roots, blocks) = rs_read(car).await?;
+    ensure!(roots.len() == 1, "{roots:?}");
     let count = blocks.len();
-    let blocks: BTreeMap<_, _> = blocks
-        .into_iter()
-        .map(|(cid, bytes)| (cid.to_string(), bytes))
-        .collect();
+    let blocks: BTreeMap<_, _> = blocks.into_iter().collect();
     ensure!(blocks.len() == count, "each block stands there once");
-    Ok((header.roots[0].to_string(), blocks))
+    Ok((roots[0], blocks))
 }
 
 /// That two CAR files hold the same, byte for byte.
