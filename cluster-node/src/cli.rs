@@ -62,6 +62,9 @@ pub struct InitArgs {
     /// out of the list of processes. Without it the peer begins a new cluster
     #[arg(long, value_name = "TOKEN")]
     pub join: Option<String>,
+    /// Put an IPFS node into the peer: it holds content itself, and needs no daemon
+    #[arg(long)]
+    pub embedded: bool,
     /// Replace configuration and join token that are there; the key is never replaced
     #[arg(long)]
     pub force: bool,
@@ -123,7 +126,7 @@ pub fn dispatch(cli: Cli, run: impl FnOnce(DataDir, Loaded) -> ExitCode) -> Exit
             Ok(identity) => say(&identity.peer_id()),
             Err(error) => fail(EXIT_FAILURE, &error),
         },
-        Command::Config(ConfigCommand::Default) => say(&config::default_file(None).trim_end()),
+        Command::Config(ConfigCommand::Default) => say(&config::default_file(None, None).trim_end()),
         Command::Config(ConfigCommand::Show(args)) => match args.load() {
             Ok(loaded) => say(&loaded.show().trim_end()),
             Err(error) => fail(EXIT_USAGE, &error),
@@ -169,6 +172,7 @@ fn init(args: InitArgs) -> ExitCode {
     let options = InitOptions {
         name: args.name,
         join,
+        embedded: args.embedded,
         force: args.force,
     };
     let made = match config::init(&dir, &options) {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::exit::{Exit, Failure, human, is_outcome_unknown, retry_delay};
+use crate::exit::{Exit, Failure, human, is_driver_silent, is_outcome_unknown, retry_delay};
 use crate::output::Talk;
 
 /// A peer on the same continent connects in well under a second; longer means that it is gone.
@@ -82,6 +82,8 @@ pub fn trouble(status: &Status) -> Trouble {
     }
     match status.code() {
         Code::Unknown if is_outcome_unknown(status) => Trouble::Uncertain,
+        // What only one peer can answer, no other peer and no second try will.
+        Code::Unavailable if is_driver_silent(status) => Trouble::Final,
         Code::Unavailable | Code::ResourceExhausted => Trouble::Busy,
         Code::DeadlineExceeded => Trouble::Late,
         Code::Cancelled if status.message() == "Timeout expired" => Trouble::Late,

@@ -162,6 +162,12 @@ pub fn is_outcome_unknown(status: &Status) -> bool {
     status.code() == Code::Unknown && info.is_some_and(|info| info.reason == "OUTCOME_UNKNOWN")
 }
 
+/// Whether the peer that drives the node in question does not answer.
+pub fn is_driver_silent(status: &Status) -> bool {
+    let info = status.get_details_error_info();
+    status.code() == Code::Unavailable && info.is_some_and(|info| info.reason == "DRIVER_SILENT")
+}
+
 /// The exit code that stands for a gRPC code.
 pub fn exit_of(code: Code) -> Exit {
     match code {
@@ -221,6 +227,7 @@ fn reason_hint(details: &ErrorDetails) -> Option<&'static str> {
         "OUTCOME_UNKNOWN" => {
             Some("running the same command again is safe, and `cluster-ctl pin ls` shows whether it was done")
         }
+        "DRIVER_SILENT" => Some("only that peer can do it; `cluster-ctl peer ls` shows which peers are reachable"),
         "NO_LEADER" => Some("`cluster-ctl status` shows which peers are missing; a majority of the voters is needed"),
         _ => None,
     }
@@ -279,6 +286,17 @@ mod tests {
         assert_eq!(crate::client::trouble(&status), crate::client::Trouble::Uncertain);
         let other = Status::new(Code::Unknown, "something broke");
         assert_eq!(Failure::from_status(&other, true).exit, Exit::Failed);
+    }
+
+    #[test]
+    fn what_only_a_silent_peer_can_answer_is_not_asked_for_again() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("DRIVER_SILENT", "pinfleet", std::collections::HashMap::new());
+        let status = Status::with_error_details(Code::Unavailable, "peer b does not answer", details);
+        assert_eq!(crate::client::trouble(&status), crate::client::Trouble::Final);
+        let failure = Failure::from_status(&status, false);
+        assert_eq!(failure.exit, Exit::Unavailable);
+        assert!(failure.hints[0].contains("peer ls"), "{failure:?}");
     }
 
     #[test]

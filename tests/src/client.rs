@@ -210,7 +210,16 @@ impl Client {
     }
 
     /// The same with messages as they are.
-    pub async fn add_messages(&self, messages: Vec<v1::add_request::Message>) -> Result<v1::AddDone, tonic::Status> {
+    pub async fn add_messages(
+        &self,
+        mut messages: Vec<v1::add_request::Message>,
+    ) -> Result<v1::AddDone, tonic::Status> {
+        messages.push(v1::add_request::Message::End(v1::AddEnd {}));
+        self.add_cut(messages).await
+    }
+
+    /// The same without a word that it is the end.
+    pub async fn add_cut(&self, messages: Vec<v1::add_request::Message>) -> Result<v1::AddDone, tonic::Status> {
         let messages = messages
             .into_iter()
             .map(|message| v1::AddRequest { message: Some(message) });

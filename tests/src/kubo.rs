@@ -94,6 +94,8 @@ pub struct KuboOptions {
     pub storage_max: Option<String>,
     /// Other nodes reach it over QUIC instead of TCP.
     pub quic: bool,
+    /// Every block is synced when it is written, which Kubo leaves out unless it is told.
+    pub sync: bool,
 }
 
 /// A running daemon. Killed when dropped.
@@ -245,9 +247,37 @@ impl KuboDaemon {
 
     /// Connects it to another one.
     pub async fn connect(&self, other: &Self) -> anyhow::Result<()> {
-        self.call(&format!("swarm/connect?arg={}", other.swarm_address()))
-            .await
-            .map(drop)
+        self.connect_to(other.swarm_address()).await
+    }
+
+    /// Connects it to whoever is at this multiaddr, which ends in a peer ID.
+    pub async fn connect_to(&self, address: &str) -> anyhow::Result<()> {
+        self.call(&format!("swarm/connect?arg={address}")).await.map(drop)
+    }
+
+    /// Pins, and waits for it as long as it takes up to `limit`.
+    pub async fn pin(&self, cid: &Cid, limit: Duration) -> anyhow::Result<()> {
+        let url = format!("{}/api/v0/pin/add?arg={cid}", self.address);
+        let answer = self.answer_within(self.http.post(url), limit).await?;
+        answer.bytes().await?;
+        Ok(())
+    }
+
+    /// Runs Kubo's own command against it, as a person does. Gives its stdout.
+    pub async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let child = tokio::process::Command::from(command(&self.binary, &self.folder))
+            .args(arguments)
+            .kill_on_drop(true)
+            .output();
+        let output = child.await.context("cannot run ipfs")?;
+        ensure!(
+            output.status.success(),
+            "`ipfs {}` ended with {}: {}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// How a CID is pinned: `recursive`, `direct`, `indirect through …`, or not at all.
@@ -339,6 +369,14 @@ impl KuboDaemon {
     }
 
     async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<reqwest::Response> {
+        self.answer_within(request, READY_LIMIT).await
+    }
+
+    async fn answer_within(
+        &self,
+        request: reqwest::RequestBuilder,
+        limit: Duration,
+    ) -> anyhow::Result<reqwest::Response> {
         let request = match self.authorization.as_deref().and_then(|secret| secret.split_once(':')) {
             Some(("basic", rest)) => {
                 let (user, password) = rest.split_once(':').unwrap_or((rest, ""));
@@ -347,7 +385,7 @@ impl KuboDaemon {
             Some((_, token)) => request.bearer_auth(token),
             None => request,
         };
-        let response = request.timeout(READY_LIMIT).send().await?;
+        let response = request.timeout(limit).send().await?;
         let status = response.status();
         if !status.is_success() {
             bail!("{status}: {}", response.text().await?);
@@ -484,6 +522,10 @@ fn configure(folder: &Path, options: &KuboOptions) -> anyhow::Result<()> {
     }
     if let Some(max) = &options.storage_max {
         config["Datastore"]["StorageMax"] = json!(max);
+    }
+    let mounts = config["Datastore"]["Spec"]["mounts"].as_array_mut();
+    for mount in mounts.into_iter().flatten().filter(|mount| mount["type"] == "flatfs") {
+        mount["sync"] = json!(options.sync);
     }
     let authorizations: serde_json::Map<String, Value> = options
         .authorizations

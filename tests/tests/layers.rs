@@ -60,6 +60,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "cluster-tests",
         &["node-core", "cluster-proto", "cluster-ipfs", "cluster-kubo"],
     ),
+    ("cluster-fuzz", &["node-core", "cluster-bitswap", "cluster-dag"]),
     ("xtask", &[]),
 ];
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use crate::machine;
+use crate::{fuzz, machine};
 
 /// How it is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,22 +94,26 @@ pub fn build(profile: Profile, selection: Selection) -> anyhow::Result<PathBuf> 
 /// Names this clone as the one that the target folder was built from, and throws away what another clone's sources were
 /// built to. Cargo knows a crate by its place in the workspace and its age by the clock: what was built from newer files
 /// of another clone would pass for ours.
-fn claim(target: &Path) -> anyhow::Result<()> {
+pub fn claim(target: &Path) -> anyhow::Result<()> {
     let marker = target.join("pinfleet-clone");
     let own = root().canonicalize()?;
     let own = own.to_string_lossy();
     if fs::read_to_string(&marker).is_ok_and(|clone| clone == own) {
         return Ok(());
     }
-    for profile in ["debug", "release"] {
-        if !target.join(profile).is_dir() {
+    let host = fuzz::host()?;
+    let fuzzed = format!("{host}/fuzz");
+    let profiles: [(&str, &[&str]); 3] = [
+        ("debug", &[]),
+        ("release", &["--release"]),
+        (&fuzzed, &["--profile", "fuzz", "--target", &host]),
+    ];
+    for (folder, options) in profiles {
+        if !target.join(folder).is_dir() {
             continue;
         }
         let mut command = cargo(target);
-        command.args(["clean", "--quiet", "--workspace"]);
-        if profile == "release" {
-            command.arg("--release");
-        }
+        command.args(["clean", "--quiet", "--workspace"]).args(options);
         ensure!(
             command.status().context("cannot run cargo")?.success(),
             "cargo clean failed"
@@ -222,7 +226,8 @@ fn kubo_name() -> anyhow::Result<String> {
     Ok(format!("ipfs-{version}"))
 }
 
-fn cargo(target: &Path) -> Command {
+/// Cargo with this target folder.
+pub fn cargo(target: &Path) -> Command {
     let mut command = machine::with_path(Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into())));
     command
         .current_dir(root())

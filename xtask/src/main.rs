@@ -1,6 +1,7 @@
 //! The project's own tasks. `cargo xtask` alone lists them.
 
 mod build;
+mod fuzz;
 mod machine;
 
 use std::env;
@@ -16,9 +17,11 @@ const HELP: &str = "\
 cargo xtask TASK [OPTIONS]
 
   demo    three peers with an IPFS node each; pins, kills the leader, shows that nothing is lost (`demo --help`)
-  test    all tests, those with real IPFS nodes too; options go to `cargo test`
+  test    all tests, those with real IPFS nodes too, and a minute of each fuzz target; options go to `cargo test`, and
+          with any there is no fuzzing
   up      a cluster to play with, until SIGTERM; one JSON line when it is ready (`up --help`)
-  bench   the numbers, in a release build (`bench --help`)
+  bench   the numbers, in a release build; `bench embedded` those of the node inside a peer (`bench --help`)
+  fuzz    the decoders under libFuzzer: `fuzz [--seconds N] [TARGET…]`; `fuzz TARGET --input FILE` repeats a find
   deny    licences, sources and banned crates of all dependencies, by cargo-deny
   ci      what the continuous integration runs: format, lints, licences, tests
   setup   only installs and builds what the others need
@@ -53,6 +56,10 @@ fn run(task: &str, rest: &[OsString]) -> anyhow::Result<ExitCode> {
             return Err(Command::new(build::root().join(".ci/run")).args(rest).exec()).context("cannot run .ci/run");
         }
         "deny" => return build::deny(rest),
+        "fuzz" => {
+            machine::prepare()?;
+            return fuzz::command(rest);
+        }
         "demo" | "up" | "bench" | "test" | "setup" => {}
         _ => {
             eprintln!("xtask: there is no task {task:?}\n\n{HELP}");
@@ -68,9 +75,15 @@ fn run(task: &str, rest: &[OsString]) -> anyhow::Result<ExitCode> {
             build::kubo(&folder)?;
             build::helia(&folder)?;
             if task == "setup" {
+                fuzz::program()?;
                 return Ok(ExitCode::SUCCESS);
             }
-            build::test(&folder, rest)
+            let tested = build::test(&folder, rest)?;
+            // Options choose among the tests, and fuzzing is not among what they can choose.
+            if tested != ExitCode::SUCCESS || !rest.is_empty() {
+                return Ok(tested);
+            }
+            fuzz::all()
         }
         _ => {
             let profile = if task == "bench" {
@@ -108,7 +121,7 @@ fn needs_kubo(task: &str, rest: &[OsString]) -> bool {
             });
             given.is_some_and(|kinds| kinds.split(',').any(|kind| kind == "kubo"))
         }
-        // One of its lines drives a real node, unless it is the short form.
-        _ => !rest.iter().any(|argument| argument == "--short"),
+        // One of its lines drives a real node, unless it is the short form; the embedded node is measured beside one.
+        _ => rest.iter().any(|argument| argument == "embedded") || !rest.iter().any(|argument| argument == "--short"),
     }
 }

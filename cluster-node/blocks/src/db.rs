@@ -34,6 +34,10 @@ pub(crate) const LOST_PREFIX: &[u8] = b"l/";
 /// begins a new range, and sixteen million of those fit.
 const RUN_BITS: u32 = 40;
 
+/// Bytes that may be written without a sync. What a walk fetched and a power failure took is fetched again, so this is
+/// about how much.
+const UNSYNCED_MAX: u64 = 16 << 20;
+
 pub(crate) struct Shared {
     pub(crate) rocks: Rocks,
     folder: PathBuf,
@@ -42,6 +46,8 @@ pub(crate) struct Shared {
     /// Gives out epochs, numbers of walks and places in frontiers. Grows always, over restarts too.
     ids: AtomicU64,
     sessions: Mutex<BTreeSet<u64>>,
+    /// Bytes written since the last sync.
+    unsynced: AtomicU64,
     /// Why the writer ended.
     pub(crate) fault: Mutex<Option<String>>,
     /// Numbers of the walks that are in hands.
@@ -64,6 +70,7 @@ impl Shared {
             counters: Mutex::default(),
             ids: AtomicU64::new(0),
             sessions: Mutex::default(),
+            unsynced: AtomicU64::new(0),
             fault: Mutex::default(),
             walks: Mutex::default(),
             repairing: Mutex::default(),
@@ -142,15 +149,30 @@ impl Shared {
         self.sessions.lock().first().copied().unwrap_or(u64::MAX)
     }
 
-    /// Writes a batch, synced.
-    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), Error> {
+    /// Writes a batch. Without `sync` it is on disk after the next sync.
+    pub(crate) fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), Error> {
         #[cfg(test)]
         if self.fail_writes.load(Ordering::Relaxed) {
             return Err(Error::Database("No space left on device".into()));
         }
+        let bytes = batch.size_in_bytes() as u64;
+        let unsynced = self.unsynced.load(Ordering::Relaxed) + bytes;
+        let sync = sync || unsynced >= UNSYNCED_MAX;
         let mut write = WriteOptions::default();
-        write.set_sync(true);
-        Ok(self.rocks.write_opt(batch, &write)?)
+        write.set_sync(sync);
+        self.rocks.write_opt(batch, &write)?;
+        // Only the writer comes here, so nothing is lost between the two.
+        self.unsynced.store(if sync { 0 } else { unsynced }, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Brings to disk what was written.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        if self.unsynced.load(Ordering::Relaxed) > 0 {
+            self.rocks.flush_wal(true)?;
+            self.unsynced.store(0, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     pub(crate) fn many<K: AsRef<[u8]>, T>(

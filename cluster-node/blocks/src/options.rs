@@ -63,7 +63,8 @@ pub(crate) fn database(options: &StoreOptions) -> Options {
     db.set_db_write_buffer_size(options.write_buffers_bytes);
     db.set_max_open_files(options.open_files_max);
     db.set_max_total_wal_size(options.wal_bytes);
-    db.set_recycle_log_file_num(4);
+    // Two are enough to go round, and their space is never given back.
+    db.set_recycle_log_file_num(2);
     db.set_max_background_jobs(2);
     // Files are handed to the disk as they grow, so that their last sync, and a sync of the log beside it, is short.
     db.set_bytes_per_sync(1 << 20);

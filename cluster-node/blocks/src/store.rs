@@ -22,6 +22,10 @@ pub const NOTE_NAME_BYTES_MAX: usize = 128;
 /// Longest value of a note, in bytes. Notes are positions and the like, not files.
 pub const NOTE_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes of blocks of one call that are handed to the writer at once, and one block more: what one call brings must not
+/// make a batch that all others wait long for.
+const PUT_BYTES_MAX: usize = 4 << 20;
+
 /// What the store holds. From memory, exact as of the last batch written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -251,18 +255,32 @@ impl BlockStore {
             .filter(|block| Block::inline(block.cid()).is_none())
             .map(incoming)
             .collect::<Result<Vec<_>, _>>()?;
-        if blocks.is_empty() {
-            return Ok(());
-        }
-        let room = self.room(&blocks).await?;
         let epoch = session.map(|session| session.epoch);
-        self.ask(|reply| Command::Put {
-            blocks,
-            epoch,
-            room,
-            reply,
-        })
-        .await
+        let mut answers = Vec::new();
+        let mut blocks = blocks.into_iter().peekable();
+        while blocks.peek().is_some() {
+            let (mut part, mut bytes) = (Vec::new(), 0);
+            while bytes < PUT_BYTES_MAX
+                && let Some(block) = blocks.next()
+            {
+                bytes += block.weight();
+                part.push(block);
+            }
+            let room = self.room(bytes).await?;
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Put {
+                blocks: part,
+                epoch,
+                room,
+                reply,
+            };
+            self.sender()?.send(command).await.map_err(|_| self.shared().gone())?;
+            answers.push(answer);
+        }
+        for answer in answers {
+            answer.await.map_err(|_| self.shared().gone())??;
+        }
+        Ok(())
     }
 
     /// Records a pin, from when on nothing that is found or fetched for it is collected; its [`crate::Walk`] makes it
@@ -344,8 +362,7 @@ impl BlockStore {
     // ---- asking the writer ----
 
     /// Room for blocks in the queue.
-    pub(crate) async fn room(&self, blocks: &[Incoming]) -> Result<OwnedSemaphorePermit, Error> {
-        let bytes: usize = blocks.iter().map(|block| block.bytes.len() + 64 * block.links()).sum();
+    pub(crate) async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         // Whoever brings more than all the room there is has it in memory anyway.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, self.inner.room_bytes);
         let room = Arc::clone(&self.inner.room).acquire_many_owned(bytes).await;
@@ -379,8 +396,10 @@ impl BlockStore {
 }
 
 impl Incoming {
-    fn links(&self) -> usize {
-        self.counted.as_ref().map_or(0, |counted| counted.keys.len())
+    /// Bytes of memory that it takes while it waits, roughly.
+    pub(crate) fn weight(&self) -> usize {
+        let links = self.counted.as_ref().map_or(0, |counted| counted.keys.len());
+        self.bytes.len() + 64 * (links + 1)
     }
 }
 

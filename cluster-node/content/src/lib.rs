@@ -7,7 +7,6 @@
 //! | follow a path, read, list, walk | [`Content`], over a [`Source`] |
 //! | get something as `ipfs get` does | [`Content::tar`] |
 //! | give out a CAR file | [`Content::car`] |
-//! | write such a tar to a disk | [`unpack`]: nowhere else, whatever is in it |
 //! | know which names are safe on a disk | [`names`] |
 //!
 //! What content *is* lies in `cluster-dag`, which does no input and output. Here is what it takes to have many blocks
@@ -28,7 +27,6 @@
 //! | entries of an open directory | `cluster_dag::unixfs::DIRECTORY_ENTRIES_MAX` | its shape depends on the last one |
 //! | links that a walk has not followed yet | [`FRONTIER_MAX`] | a hostile DAG makes a walk hold no more than 50 MiB |
 //! | blocks that a walk knows again | [`SEEN_MAX`] | 70 MiB; beyond it a block may come twice |
-//! | symlinks and directories that [`unpack`] keeps in mind | [`unpack::KEPT_MAX`] | they are completed at the end |
 //! | root blocks of the directories that a tar is inside of | [`OPEN_DIRECTORIES_BYTES_MAX`] | a chain of wide directories would fill the memory |
 
 mod batch;
@@ -37,7 +35,6 @@ mod error;
 pub mod names;
 mod read;
 mod store;
-pub mod unpack;
 mod write;
 
 pub use batch::{BATCH_BLOCKS_MAX, BATCH_BYTES_MAX, BATCHES_MAX};

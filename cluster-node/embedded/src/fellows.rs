@@ -38,9 +38,12 @@ pub struct FellowReport {
     pub problem: String,
 }
 
+/// Where it is, and how the last attempt to be connected ended; none before the first.
+type Fellow = (Candidate, Option<Result<(), String>>);
+
 #[derive(Default)]
 pub(crate) struct Fellows {
-    state: Mutex<HashMap<PeerId, (Candidate, Option<Result<(), String>>)>>,
+    state: Mutex<HashMap<PeerId, Fellow>>,
     changed: Notify,
 }
 

@@ -31,8 +31,10 @@ const IDLE_MAX: Duration = Duration::from_secs(3600);
 pub struct GcReport {
     /// A pass is under way.
     pub running: bool,
-    /// Share of it that is done, 0.0 to 1.0.
+    /// Share of the present look over the store that is done, 0.0 to 1.0.
     pub done: f64,
+    /// Looks over the store in this pass or the last one. Behind one that deleted something comes another.
+    pub looks: u64,
     /// Blocks looked at in this pass or the last one.
     pub scanned: u64,
     /// Blocks deleted in this pass or the last one.
@@ -110,6 +112,11 @@ async fn sweep(inner: &Inner) -> Result<(), Failure> {
     loop {
         let mut cursor = GcCursor::default();
         let mut deleted = 0;
+        {
+            let mut state = inner.gc.state.lock();
+            state.looks += 1;
+            state.done = 0.0;
+        }
         loop {
             let store = inner.store.clone();
             let begun = Instant::now();

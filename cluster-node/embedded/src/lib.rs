@@ -64,7 +64,9 @@ mod walk;
 
 pub use announce::{AnnounceConfig, AnnounceReport, CONCURRENT_MAX, Strategy};
 pub use cluster_blocks::{GcEstimate, Mode, Pin, State, StoreOptions, Usage};
-pub use cluster_swarm::{DhtMode, Dns, Keypair, Multiaddr, PeerId, SwarmConfig, SwarmKey};
+pub use cluster_swarm::{
+    DhtMode, Dns, Keypair, Multiaddr, NatStatus, PeerId, PeerInfo, Report as SwarmReport, SwarmConfig, SwarmKey,
+};
 pub use config::{BLOCKS_IN_FLIGHT_MAX, EmbeddedConfig, FetchConfig, GcConfig, ScrubConfig};
 pub use content::{Adding, NodeSource};
 pub use disk::DiskConfig;

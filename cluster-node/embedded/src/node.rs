@@ -16,7 +16,7 @@ use futures::StreamExt as _;
 use node_core::{Cid, ErrorClass, Invalid, PinMode};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -193,6 +193,11 @@ impl EmbeddedNode {
     pub async fn collect_garbage(&self) -> Result<GcReport, Error> {
         let collected = gc::collect(&self.inner).await;
         collected.map_err(|failure| failure.of(Operation::RepoStat))
+    }
+
+    /// How far the collection under way has come, or how the last one went. Costs nothing, so it may be asked often.
+    pub fn garbage(&self) -> GcReport {
+        self.inner.gc.report()
     }
 
     /// What [`EmbeddedNode::collect_garbage`] would free, found within this time, by extrapolation where that is short.
@@ -379,8 +384,12 @@ impl EmbeddedNode {
         if peer.addresses.is_empty() {
             peer.addresses = self.addresses_of(peer.peer, limit).await;
         }
-        match timeout(limit, self.inner.network.swarm.connect_to(peer)).await {
-            Ok(Ok(())) => Ok(()),
+        let network = &self.inner.network;
+        match timeout(limit, network.swarm.connect_to(peer.clone())).await {
+            Ok(Ok(())) => {
+                network.origins.lock().add(Instant::now(), peer);
+                Ok(())
+            }
             Ok(Err(error)) => {
                 let class = match error {
                     ConnectError::Closed(_) => ErrorClass::Unreachable,

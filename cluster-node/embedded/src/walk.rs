@@ -23,7 +23,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use crate::error::Failure;
-use crate::fetch::{Gather, Got, WANTS_MAX};
+use crate::fetch::{Gather, GatherError, Got, WANTS_MAX};
 use crate::inner::Inner;
 use crate::{blocking, now};
 
@@ -148,7 +148,7 @@ impl Drop for Leave {
 /// began them is dropped: the next one waits for that.
 struct Held {
     walk: Walk,
-    turn: Turn,
+    turn: Arc<Turn>,
 }
 
 /// Fetches and holds.
@@ -175,22 +175,85 @@ pub(crate) async fn resume(inner: &Arc<Inner>, cid: Cid, sink: ProgressSink<'_>)
     }
 }
 
+/// How often a walk begins anew within one call, when blocks that it has seen turn out to be corrupt.
+const REWALKS_MAX: usize = 8;
+
 async fn finish(inner: &Arc<Inner>, pin: Pin, turn: Turn, sink: ProgressSink<'_>) -> Result<Pin, Failure> {
-    if pin.state == State::Complete {
-        sink(progress(pin.progress));
-        return Ok(pin);
-    }
-    let (store, cid) = (inner.store.clone(), pin.cid);
-    let held = blocking(move || Ok(store.walk(&cid)?.map(|walk| Held { walk, turn }))).await?;
-    let Some(held) = held else {
-        // Completed or removed in this very moment.
-        let store = inner.store.clone();
-        return match blocking(move || store.pin(&cid)).await? {
-            Some(pin) if pin.state == State::Complete => Ok(pin),
-            _ => Err(removed(&cid)),
-        };
+    let turn = Arc::new(turn);
+    let mut told = Told {
+        sink,
+        last: Progress::default(),
     };
-    let held = Arc::new(held);
+    let (cid, mode, mut pin) = (pin.cid, pin.mode, pin);
+    for _ in 0..=REWALKS_MAX {
+        if pin.state == State::Complete {
+            sink(progress(pin.progress));
+            return Ok(pin);
+        }
+        match once(inner, &pin, &turn, &mut told).await {
+            Ok(pin) => {
+                sink(progress(pin.progress));
+                inner.announce_soon(cid);
+                return Ok(pin);
+            }
+            Err(Stop::Failed(failure)) => return Err(failure),
+            Err(Stop::Ended) => {}
+        }
+        // A block was lost while it was walked, and the walk has to see it again; or somebody let go of the pin.
+        let store = inner.store.clone();
+        pin = match blocking(move || store.pin(&cid)).await? {
+            Some(pin) if pin.mode == mode => pin,
+            _ => {
+                let words = format!("the pin of {cid} was removed or changed while its blocks were fetched");
+                return Err(Failure::new(ErrorClass::Temporary, words));
+            }
+        };
+    }
+    let words = format!("blocks of {cid} were found to be corrupt again and again while it was walked");
+    Err(Failure::new(ErrorClass::Temporary, words))
+}
+
+/// Why a walk stops short.
+enum Stop {
+    /// The store has ended it; the pin says what is left to do.
+    Ended,
+    /// It failed.
+    Failed(Failure),
+}
+
+impl From<cluster_blocks::Error> for Stop {
+    fn from(error: cluster_blocks::Error) -> Self {
+        match error {
+            cluster_blocks::Error::WalkEnded(_) => Self::Ended,
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<GatherError> for Stop {
+    fn from(error: GatherError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<DagError> for Stop {
+    fn from(error: DagError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// One walk, up to its end.
+async fn once(inner: &Arc<Inner>, pin: &Pin, turn: &Arc<Turn>, told: &mut Told<'_>) -> Result<Pin, Stop> {
+    let (store, cid, turn) = (inner.store.clone(), pin.cid, Arc::clone(turn));
+    let held = blocking(move || Ok(store.walk(&cid)?.map(|walk| Held { walk, turn }))).await?;
+    // None: completed or removed in this very moment.
+    let held = Arc::new(held.ok_or(Stop::Ended)?);
     // Of a depth-limited pin the last blocks need no links, so only the store can say which codecs it has to know.
     let mode = if pin.mode == Mode::Recursive {
         Mode::Recursive
@@ -198,31 +261,14 @@ async fn finish(inner: &Arc<Inner>, pin: Pin, turn: Turn, sink: ProgressSink<'_>
         Mode::Direct
     };
     let mut fresh = Fresh::default();
-    let walked = tokio::select! {
+    tokio::select! {
         biased;
-        () = inner.stop.cancelled() => Err(Failure::stopping()),
-        walked = walk(inner, &held, mode, sink, &mut fresh) => walked,
-    };
-    let pin = match walked {
-        Ok(()) => held.walk.finish(now()).await.map_err(|error| sorted(&cid, error))?,
-        Err(failure) => return Err(failure),
-    };
+        () = inner.stop.cancelled() => Err(Stop::Failed(Failure::stopping())),
+        walked = walk(inner, &held, mode, told, &mut fresh) => walked,
+    }?;
+    let pin = held.walk.finish(now()).await?;
     fresh.tell(inner, Vec::new()).await;
-    sink(progress(pin.progress));
-    inner.announce_soon(cid);
     Ok(pin)
-}
-
-fn removed(cid: &Cid) -> Failure {
-    let words = format!("the pin of {cid} was removed or changed while its blocks were fetched");
-    Failure::new(ErrorClass::Temporary, words)
-}
-
-fn sorted(cid: &Cid, error: cluster_blocks::Error) -> Failure {
-    match error {
-        cluster_blocks::Error::WalkEnded(_) => removed(cid),
-        error => Failure::from(error),
-    }
 }
 
 fn progress(progress: cluster_blocks::Progress) -> Progress {
@@ -280,15 +326,11 @@ async fn walk(
     inner: &Arc<Inner>,
     held: &Arc<Held>,
     mode: Mode,
-    sink: ProgressSink<'_>,
+    told: &mut Told<'_>,
     fresh: &mut Fresh,
-) -> Result<(), Failure> {
+) -> Result<(), Stop> {
     let cid = held.walk.cid();
     let in_flight_max = inner.config.fetch.blocks_in_flight;
-    let mut told = Told {
-        sink,
-        last: Progress::default(),
-    };
     let mut gather: Option<Gather> = None;
     let mut look = true;
     loop {
@@ -297,10 +339,7 @@ async fn walk(
             .map_or(in_flight_max, |gather| room(gather, in_flight_max));
         let mut more_to_see = false;
         if look && free > 0 {
-            let step = advance(held, free).await.map_err(|error| match error {
-                Failed::Store(error) => sorted(&cid, error),
-                Failed::Other(failure) => failure,
-            })?;
+            let step = advance(held, free).await?;
             let moved = told.tell(held);
             if let (true, Some(gather)) = (moved, &mut gather) {
                 gather.moved();
@@ -330,7 +369,7 @@ async fn walk(
             if !look {
                 // The store waits for nobody and has not finished either: that would spin, or hang.
                 let words = format!("the walk of {cid} waits for blocks that nobody fetches");
-                return Err(Failure::new(ErrorClass::Temporary, words));
+                return Err(Failure::new(ErrorClass::Temporary, words).into());
             }
             continue;
         };
@@ -349,9 +388,7 @@ async fn walk(
         }
         // Also here: what was asked for while there was room may be more than there is room for now.
         inner.gate.enter().await?;
-        take(inner, held, got, fresh)
-            .await
-            .map_err(|error| sorted(&cid, error))?;
+        take(inner, held, got, fresh).await?;
         told.tell(held);
         look = true;
     }
@@ -363,17 +400,11 @@ fn room(gather: &Gather, in_flight_max: usize) -> usize {
     live.min(WANTS_MAX.saturating_sub(gather.wanted()))
 }
 
-enum Failed {
-    Store(cluster_blocks::Error),
-    Other(Failure),
-}
-
 /// Lets the store visit what it has.
-async fn advance(held: &Arc<Held>, missing_max: usize) -> Result<Step, Failed> {
+async fn advance(held: &Arc<Held>, missing_max: usize) -> Result<Step, Stop> {
     let held = Arc::clone(held);
     let step = tokio::task::spawn_blocking(move || held.walk.advance(missing_max)).await;
-    step.map_err(|error| Failed::Other(error.into()))?
-        .map_err(Failed::Store)
+    Ok(step.map_err(Failure::from)??)
 }
 
 /// Blocks that were handed to the store and are to be told to the network: peers may wait for them. A batch is told when

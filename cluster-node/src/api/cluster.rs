@@ -1,10 +1,12 @@
 //! `pinfleet.v1.Cluster`.
 
+use std::pin::Pin as StdPin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_proto::v1;
 use cluster_proto::v1::cluster_server::Cluster as ClusterService;
+use futures::{Stream, StreamExt};
 use node_core::pinset::Settings;
 use node_core::{NodeId, NodeState, PeerIdError, Replication, StorageNode};
 use tonic::{Request, Response, Status};
@@ -12,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::error::{deadline_of, status};
 use crate::service::{
-    ClusterView, Error, HeardNode, NodeWish, PeerRole, PeerView, Pins, Severity, WAIT_DEFAULT, WAIT_MAX,
+    ClusterView, Error, HeardNode, NodeView, NodeWish, PeerRole, PeerView, Pins, Severity, WAIT_DEFAULT, WAIT_MAX,
 };
 
 /// Handlers of `pinfleet.v1.Cluster`.
@@ -23,6 +25,8 @@ type Answered<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl ClusterService for ClusterApi {
+    type CollectGarbageStream = StdPin<Box<dyn Stream<Item = Result<v1::CollectGarbageResponse, Status>> + Send>>;
+
     async fn status(&self, _: Request<v1::ClusterStatusRequest>) -> Answered<v1::ClusterStatus> {
         let view = self.0.cluster().await.map_err(status)?;
         let ClusterView {
@@ -49,7 +53,7 @@ impl ClusterService for ClusterApi {
             nodes: view
                 .nodes
                 .iter()
-                .map(|(node, heard)| self.node(node, heard.as_ref()))
+                .map(|(node, heard)| self.shown(node, heard.as_ref()))
                 .collect(),
             answered_by: self.0.directory.own().to_string(),
         }))
@@ -100,7 +104,7 @@ impl ClusterService for ClusterApi {
         let nodes = view
             .nodes
             .iter()
-            .map(|(node, heard)| self.node(node, heard.as_ref()))
+            .map(|(node, heard)| self.shown(node, heard.as_ref()))
             .collect();
         Ok(Response::new(v1::ListNodesResponse { nodes }))
     }
@@ -143,7 +147,7 @@ impl ClusterService for ClusterApi {
             self.0.add_node(wish, wait).await
         };
         let node = answer.await.map_err(status)?;
-        Ok(Response::new(self.node(&node, None)))
+        Ok(Response::new(self.shown(&node, None)))
     }
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Answered<v1::RemoveNodeResponse> {
@@ -172,7 +176,29 @@ impl ClusterService for ClusterApi {
             self.0.set_node_state(&request.node, state, wait).await
         };
         let node = answer.await.map_err(status)?;
-        Ok(Response::new(self.node(&node, None)))
+        Ok(Response::new(self.shown(&node, None)))
+    }
+
+    async fn node(&self, request: Request<v1::NodeRequest>) -> Answered<v1::NodeDetails> {
+        let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let view = self.0.node(&request.into_inner().name, wait).await.map_err(status)?;
+        let NodeView { node, report, details } = view;
+        let report = report.map(|report| (report, Duration::ZERO));
+        Ok(Response::new(v1::NodeDetails {
+            node: Some(self.shown(&node, report.as_ref())),
+            ..details
+        }))
+    }
+
+    async fn collect_garbage(
+        &self,
+        request: Request<v1::CollectGarbageRequest>,
+    ) -> Answered<Self::CollectGarbageStream> {
+        let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let request = request.into_inner();
+        let steps = self.0.collect_garbage(&request.node, request.estimate_only, wait).await;
+        let steps = steps.map_err(status)?.map(|step| step.map_err(status));
+        Ok(Response::new(Box::pin(steps)))
     }
 
     async fn update_settings(&self, request: Request<v1::UpdateSettingsRequest>) -> Answered<v1::Settings> {
@@ -237,7 +263,7 @@ fn check_tags(tags: &std::collections::HashMap<String, String>) -> Result<(), Er
 }
 
 impl ClusterApi {
-    fn node(&self, node: &StorageNode, heard: Option<&(HeardNode, Duration)>) -> v1::StorageNode {
+    fn shown(&self, node: &StorageNode, heard: Option<&(HeardNode, Duration)>) -> v1::StorageNode {
         let now = self.0.clock.now();
         let report = heard.map(|(heard, age)| {
             let [queued, pinning, pinned, retrying, gave_up, unpinning] = heard.counts;

@@ -171,8 +171,17 @@ impl ContentApi {
         };
         let mut adding = self.pins.begin_add(wish, observe, WAIT_DEFAULT).await?;
         let mut told_at = Instant::now();
-        while let Some(message) = next(&mut messages).await? {
+        loop {
+            // A client that cancels looks like one that has ended its side, so only a word counts as the end.
+            let Some(message) = next(&mut messages).await? else {
+                return Err(Error::invalid(
+                    "end",
+                    "",
+                    "the last message of an add: it was broken off, so nothing was pinned",
+                ));
+            };
             match message {
+                Message::End(_) => break,
                 Message::Start(_) => return Err(Error::invalid("start", "", "comes once, as the first message")),
                 Message::Entry(entry) => adding.entry(read_entry(entry, keep)?).await?,
                 Message::Data(data) => adding.data(data).await?,

@@ -63,6 +63,7 @@ pub fn code_of(error: &Error) -> (Code, &'static str) {
         Error::Unknown(_) => (Code::Unknown, "OUTCOME_UNKNOWN"),
         Error::Deadline => (Code::DeadlineExceeded, "DEADLINE"),
         Error::HistoryGone { .. } => (Code::OutOfRange, "HISTORY_GONE"),
+        Error::DriverSilent { .. } => (Code::Unavailable, "DRIVER_SILENT"),
         Error::Stopping => (Code::Unavailable, "STOPPING"),
         Error::ClientTooSlow { .. } => (Code::Unavailable, "CLIENT_TOO_SLOW"),
         Error::Internal(_) => (Code::Internal, "INTERNAL"),

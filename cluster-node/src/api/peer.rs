@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use cluster_proto::peer::v1;
 use cluster_proto::peer::v1::peers_server::Peers as PeersService;
+use cluster_proto::v1::CollectGarbageResponse;
 use cluster_security::{LogLimit, PeerIdentity};
 use futures::{Stream, StreamExt};
 use node_core::command::NewPeer;
@@ -110,6 +111,7 @@ fn ended(error: &tokio::task::JoinError) -> Status {
 impl PeersService for PeerApi {
     type ScanEntriesStream = StdPin<Box<dyn Stream<Item = Result<v1::ScanEntriesResponse, Status>> + Send>>;
     type RecoverStream = StdPin<Box<dyn Stream<Item = Result<v1::RecoverEntriesResponse, Status>> + Send>>;
+    type CollectGarbageStream = StdPin<Box<dyn Stream<Item = Result<CollectGarbageResponse, Status>> + Send>>;
     type IngestStream = StdPin<Box<dyn Stream<Item = Result<v1::IngestResponse, Status>> + Send>>;
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Answered<v1::JoinResponse> {
@@ -378,6 +380,23 @@ impl PeersService for PeerApi {
             })
         });
         Ok(Response::new(answer.await?))
+    }
+
+    async fn node_details(&self, request: Request<v1::NodeDetailsRequest>) -> Answered<v1::NodeDetailsResponse> {
+        let (pins, node) = (self.pins.clone(), NodeId(request.into_inner().node));
+        let answer = self.on_main(async move { pins.details_here(node).await }).await;
+        answer.map(Response::new)
+    }
+
+    async fn collect_garbage(
+        &self,
+        request: Request<v1::CollectNodeGarbageRequest>,
+    ) -> Answered<Self::CollectGarbageStream> {
+        let (pins, request) = (self.pins.clone(), request.into_inner());
+        let steps = self
+            .on_main(async move { pins.collect_here(NodeId(request.node), request.estimate_only) })
+            .await?;
+        Ok(Response::new(Box::pin(steps.map(|step| step.map_err(status)))))
     }
 }
 

@@ -18,6 +18,8 @@ pub struct InitOptions {
     pub name: Option<String>,
     /// The token with which it joins a cluster; it begins a new one when missing.
     pub join: Option<String>,
+    /// The configuration has an embedded IPFS node.
+    pub embedded: bool,
     /// Replaces configuration and join token. The key is never replaced.
     pub force: bool,
 }
@@ -121,12 +123,26 @@ pub fn init(dir: &DataDir, options: &InitOptions) -> Result<Initialized, InitErr
         fs::write(dir.founds(), "").map_err(io_error(&dir.founds()))?;
     }
     // Last, because its presence is what says that the folder is made.
-    write_whole(&dir.config_file(), &default_file(options.name.as_deref()))?;
+    let node = options
+        .embedded
+        .then(|| node_name(options.name.as_deref(), identity.peer_id()));
+    let text = default_file(options.name.as_deref(), node.as_deref());
+    write_whole(&dir.config_file(), &text)?;
     Ok(Initialized {
         peer_id: identity.peer_id(),
         kept_key,
         joins: token.map(|token| token.cluster_id),
     })
+}
+
+/// A name for the embedded node that no other peer's has: made of the peer's own, which is unique, or of its ID.
+fn node_name(peer: Option<&str>, id: PeerId) -> String {
+    const SUFFIX: &str = "-node";
+    let id = id.to_string();
+    match peer {
+        Some(name) => format!("{}{SUFFIX}", &name[..name.len().min(63 - SUFFIX.len())]),
+        None => format!("node-{}", &id[id.len() - 8..]),
+    }
 }
 
 /// Replaces the file; after a crash it is the old or the new one.
@@ -170,6 +186,7 @@ mod tests {
         let options = InitOptions {
             name: Some("alpha".to_owned()),
             join: Some(token()),
+            embedded: false,
             force: false,
         };
         let made = init(&dir, &options).unwrap();
@@ -190,6 +207,26 @@ mod tests {
     }
 
     #[test]
+    fn an_embedded_node_is_in_the_configuration_when_asked_for() {
+        let parent = tempfile::tempdir().unwrap();
+        for (name, expected) in [(Some("alpha"), "alpha-node"), (None, "node-")] {
+            let dir = DataDir::new(parent.path().join(expected));
+            let options = InitOptions {
+                name: name.map(str::to_owned),
+                embedded: true,
+                ..InitOptions::default()
+            };
+            init(&dir, &options).unwrap();
+            let config = Loaded::read(Some(&dir.config_file()), [], &[]).unwrap().config;
+            assert_eq!(config.nodes.len(), 1);
+            assert_eq!(config.nodes[0].kind, crate::config::NodeKind::Embedded);
+            assert!(config.nodes[0].name.starts_with(expected), "{}", config.nodes[0].name);
+        }
+        let long = node_name(Some(&"x".repeat(63)), Identity::generate().peer_id());
+        assert!(long.len() == 63 && long.ends_with("-node"), "{long}");
+    }
+
+    #[test]
     fn overwrites_nothing_and_never_the_key() {
         let parent = tempfile::tempdir().unwrap();
         let dir = DataDir::new(parent.path());
@@ -203,7 +240,7 @@ mod tests {
         let second = init(&dir, &forced).unwrap();
         assert!(second.kept_key);
         assert_eq!(first.peer_id, second.peer_id);
-        assert_eq!(fs::read_to_string(dir.config_file()).unwrap(), default_file(None));
+        assert_eq!(fs::read_to_string(dir.config_file()).unwrap(), default_file(None, None));
     }
 
     #[test]

@@ -19,24 +19,39 @@ const HEADER: &str = "\
 # `cluster-node config check` says what is wrong, `cluster-node config show` what is in effect and where it comes from.
 ";
 
-/// The commented file with all defaults; with the name of the peer where one is given.
-pub fn default_file(name: Option<&str>) -> String {
+/// The commented file with all defaults; with the name of the peer where one is given, and with an embedded node of the
+/// name `embedded`.
+pub fn default_file(name: Option<&str>, embedded: Option<&str>) -> String {
     let mut text = HEADER.to_owned();
     for section in SECTIONS {
         begin_section(&mut text, section);
+        let node = embedded.filter(|_| section.name == "node");
         if section.repeated {
-            let _ = writeln!(text, "#[[{}]]", section.name);
+            let mark = if node.is_some() { "" } else { "#" };
+            let _ = writeln!(text, "{mark}[[{}]]", section.name);
         } else {
             let _ = writeln!(text, "[{}]", section.name);
         }
         for option in section.options {
             describe(&mut text, option);
-            match (section.name, option.key, name) {
-                ("peer", "name", Some(name)) => {
+            match (section.name, option.key, name, node) {
+                ("peer", "name", Some(name), _) => {
                     let _ = writeln!(text, "name = {}", quoted(name));
                 }
+                ("node", "name", _, Some(node)) => {
+                    let _ = writeln!(text, "name = {}", quoted(node));
+                }
+                ("node", "kind", _, Some(_)) => {
+                    let _ = writeln!(text, "kind = \"embedded\"");
+                }
                 _ => {
-                    let value = option.default.or_else(|| example(option.key)).unwrap_or(r#""""#);
+                    // Of a section that may be there or not, what it looks like says more than what is left out.
+                    let shown = if section.repeated {
+                        example(option.key).or(option.default)
+                    } else {
+                        option.default
+                    };
+                    let value = shown.unwrap_or(r#""""#);
                     let _ = writeln!(text, "#{} = {value}", option.key);
                 }
             }

@@ -59,8 +59,9 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
         OptionSpec {
             key: "log_level",
             kind: Kind::Checked(filter),
-            default: Some(r#""info""#),
-            doc: "What is logged: a level, or levels by module such as \"info,cluster_worker=debug\".",
+            default: Some(r#""info,openraft=warn""#),
+            doc: "What is logged: a level, or levels by module such as \"info,cluster_worker=debug\". openraft tells of each \
+                  step of an election at info.",
         },
         OptionSpec {
             key: "log_format",

@@ -47,7 +47,7 @@ fn problem(text: &str) -> String {
 #[test]
 fn the_commented_default_file_is_up_to_date() {
     let kept = include_str!("../../pinfleet.toml");
-    let made = default_file(None);
+    let made = default_file(None, None);
     assert!(
         kept == made,
         "pinfleet.toml differs from the tables of options; make it anew, see this test"
@@ -62,7 +62,7 @@ fn the_commented_default_file_is_up_to_date() {
 
 #[test]
 fn the_default_file_uncommented_means_the_defaults() {
-    let text: String = default_file(None)
+    let text: String = default_file(None, None)
         .lines()
         .map(|line| {
             let option = line

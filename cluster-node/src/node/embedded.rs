@@ -14,8 +14,9 @@ use cluster_storage::lower_priority;
 use node_core::Cid;
 
 use super::content_http::ContentHttp;
+use super::operate::OperatedNode;
 use crate::config::{Announce, Config, DataDir, Dht, NodeKind};
-use crate::service::Fellows;
+use crate::service::{Fellows, OwnNode};
 use crate::telemetry::{EmbeddedNumbers, Metrics};
 
 /// Threads of the embedded node: the network, hashing of what comes in, and its loops.
@@ -32,6 +33,7 @@ pub struct Embedded {
     /// The node.
     pub node: EmbeddedNode,
     http: ContentHttp,
+    operated: Arc<OperatedNode>,
     runtime: OwnRuntime,
 }
 
@@ -51,11 +53,24 @@ impl Embedded {
         .context("the threads of the embedded node can't be started")?;
         let options = node_config(dir, config)?;
         let denied = read_denied(&config.embedded.deny_file)?;
+        let (disk, announce, dht) = (options.disk, options.announce, options.swarm.dht);
         let started = runtime.handle().spawn(EmbeddedNode::start(options)).await?;
         let node = started.context("the embedded IPFS node can't be started")?;
         node.set_denied(&denied);
         let http = ContentHttp::start(&node, &config.embedded, &runtime.handle()).await?;
-        Ok(Some(Self { node, http, runtime }))
+        let operated = OperatedNode {
+            node: node.clone(),
+            runtime: runtime.handle(),
+            disk,
+            announce,
+            dht,
+        };
+        Ok(Some(Self {
+            node,
+            http,
+            operated: Arc::new(operated),
+            runtime,
+        }))
     }
 
     /// Ends it, with all that it was given on disk.
@@ -205,6 +220,9 @@ pub async fn tell_numbers(node: EmbeddedNode, name: String, metrics: Metrics) {
                 offences: report.swarm.offences,
                 gateway_blocks: report.fetched.gateway_blocks,
                 collected_blocks: report.gc.deleted_blocks,
+                collected_bytes: report.gc.deleted_bytes,
+                gc_running: report.gc.running,
+                gc_progress: report.gc.done,
                 announce_behind: report.announce.behind,
                 announce_late_seconds: report.announce.late.as_secs_f64(),
                 corrupt: report.scrub.corrupt,
@@ -216,11 +234,12 @@ pub async fn tell_numbers(node: EmbeddedNode, name: String, metrics: Metrics) {
     std::future::pending().await
 }
 
-/// The node as something to drive.
-pub fn driven(embedded: &Option<Embedded>) -> Option<Arc<dyn cluster_ipfs::IpfsNode>> {
-    embedded
-        .as_ref()
-        .map(|embedded| Arc::new(embedded.node.clone()) as Arc<dyn cluster_ipfs::IpfsNode>)
+/// The node as the service sees it.
+pub fn own_node(embedded: &Option<Embedded>) -> Option<OwnNode> {
+    embedded.as_ref().map(|embedded| OwnNode {
+        driven: Arc::new(embedded.node.clone()),
+        operated: embedded.operated.clone(),
+    })
 }
 
 #[cfg(test)]

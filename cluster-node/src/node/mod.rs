@@ -7,6 +7,7 @@ mod embedded;
 mod join;
 mod limits;
 mod observe;
+mod operate;
 mod serve;
 mod standing;
 mod supervise;
@@ -19,7 +20,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cluster_consensus::{Consensus, ConsensusConfig, OwnRuntime, RaftPeer, RuntimeOptions};
-use cluster_ipfs::IpfsNode;
 use cluster_security::{ConnectorOptions, Identity, PeerConnector, PeerTls, secret_file};
 use cluster_storage::ledger::{Ledger, LedgerOptions};
 use cluster_storage::lower_priority;
@@ -36,13 +36,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DataDir, NodeKind};
 use crate::service::{
-    Fellows, FleetView, Gather, LoopSettings, Loops, NodeFactory, PeerDirectory, Pins, Proposer, ProposerLimits, Reads,
-    Shared, StateWanted, WAIT_DEFAULT,
+    Fellows, FleetView, Gather, LoopSettings, Loops, NodeFactory, OwnNode, PeerDirectory, Pins, Proposer,
+    ProposerLimits, Reads, Shared, StateWanted, WAIT_DEFAULT,
 };
 use crate::telemetry::{Health, HttpServer, Metrics};
 use admission::Admission;
 use channels::{AddressBook, Channels};
-use embedded::{Embedded, TellFellows, driven, tell_numbers};
+use embedded::{Embedded, TellFellows, own_node, tell_numbers};
 use limits::ConfiguredLimits;
 use observe::{CountAttempts, CountProposals, Scraped, kubo_observer};
 use serve::{Serving, serve_clients, serve_peers};
@@ -122,7 +122,7 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         &stores,
         &directory,
         worker_runtime.handle(),
-        driven(&embedded),
+        own_node(&embedded),
     );
     pins.refresh()?;
     let Stores { consensus, ledger, .. } = stores;
@@ -445,7 +445,7 @@ fn build(
     stores: &Stores,
     directory: &Arc<PeerDirectory>,
     worker_runtime: tokio::runtime::Handle,
-    embedded: Option<Arc<dyn IpfsNode>>,
+    embedded: Option<OwnNode>,
 ) -> Arc<Pins> {
     let Stores {
         consensus,

@@ -50,6 +50,14 @@ pub enum Error {
         /// How long a chunk waits.
         limit: Duration,
     },
+    /// The peer that drives a storage node does not answer, so nobody can say or do what only it can.
+    #[error("peer {peer}, which drives the node, does not answer: {reason}")]
+    DriverSilent {
+        /// Its name, or its ID.
+        peer: String,
+        /// What was heard instead.
+        reason: String,
+    },
     /// This peer is stopping; another one takes the request.
     #[error("this peer is stopping; ask another one")]
     Stopping,

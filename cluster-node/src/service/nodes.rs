@@ -15,10 +15,14 @@ use cluster_worker::{NodeSettings, Worker};
 use node_core::{Cid, ErrorClass, NodeId, NodeState, PeerId, PinMode, StorageNode};
 use parking_lot::Mutex;
 
-use super::Error;
+use super::{Error, Operated};
 
 /// The kind of the node inside a peer.
-const EMBEDDED: &str = "embedded";
+pub(super) const EMBEDDED: &str = "embedded";
+
+/// What a peer says of a node that was inside it once.
+pub(super) const NOT_CONFIGURED: &str = "the configuration of the peer has no [[node]] section of the kind \"embedded\" any more; put it back and restart the \
+     peer, or take the node out with `cluster-ctl node rm`";
 
 /// Settings and limits of nodes, from this peer's configuration.
 pub trait NodeLimits: Send + Sync + 'static {
@@ -34,24 +38,27 @@ pub type ObserverOf = Arc<dyn Fn(&StorageNode) -> Arc<dyn CallObserver> + Send +
 /// A node and the client that was built for it.
 pub type Known = (StorageNode, Arc<dyn IpfsNode>);
 
+/// The node inside this peer.
+#[derive(Clone)]
+pub struct OwnNode {
+    /// As something to drive.
+    pub driven: Arc<dyn IpfsNode>,
+    /// As something to look into.
+    pub operated: Arc<dyn Operated>,
+}
+
 /// Builds clients and keeps those that are in use.
 pub struct NodeFactory {
     limits: Arc<dyn NodeLimits>,
     observer: ObserverOf,
     own: PeerId,
-    /// The node inside this peer.
-    embedded: Option<Arc<dyn IpfsNode>>,
+    embedded: Option<OwnNode>,
     known: Mutex<HashMap<NodeId, Known>>,
 }
 
 impl NodeFactory {
     /// Nothing built yet.
-    pub fn new(
-        own: PeerId,
-        limits: Arc<dyn NodeLimits>,
-        observer: ObserverOf,
-        embedded: Option<Arc<dyn IpfsNode>>,
-    ) -> Self {
+    pub fn new(own: PeerId, limits: Arc<dyn NodeLimits>, observer: ObserverOf, embedded: Option<OwnNode>) -> Self {
         Self {
             embedded,
             limits,
@@ -75,7 +82,7 @@ impl NodeFactory {
             let client = match known.remove(&node.id).filter(|(old, _)| same(old)) {
                 Some((_, client)) => client,
                 None => match &self.embedded {
-                    Some(embedded) if node.kind == EMBEDDED => embedded.clone(),
+                    Some(embedded) if node.kind == EMBEDDED => embedded.driven.clone(),
                     _ => Arc::new(self.attach(&node)) as Arc<dyn IpfsNode>,
                 },
             };
@@ -92,6 +99,16 @@ impl NodeFactory {
     /// A node that this peer drives.
     pub fn client(&self, node: NodeId) -> Option<Arc<dyn IpfsNode>> {
         self.known.lock().get(&node).map(|(_, client)| client.clone())
+    }
+
+    /// The same with what is recorded of it.
+    pub fn known(&self, node: NodeId) -> Option<Known> {
+        self.known.lock().get(&node).cloned()
+    }
+
+    /// The node inside this peer.
+    pub fn operated(&self) -> Option<Arc<dyn Operated>> {
+        self.embedded.as_ref().map(|embedded| embedded.operated.clone())
     }
 
     /// All nodes that this peer drives.
@@ -148,10 +165,7 @@ struct Plan {
 impl Plan {
     async fn build(&self) -> Result<KuboClient, Error> {
         if self.kind == EMBEDDED {
-            return Err(Error::precondition(
-                "the configuration of the peer has no [[node]] section of the kind \"embedded\" any more; put it back and \
-                 restart the peer, or take the node out with `cluster-ctl node rm`",
-            ));
+            return Err(Error::precondition(NOT_CONFIGURED));
         }
         if self.kind != "kubo" {
             return Err(Error::invalid(

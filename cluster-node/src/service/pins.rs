@@ -16,6 +16,7 @@ use super::chunks::{ChunkSender, Chunks, chunks};
 use super::fleet::Wish;
 use super::gather::{Gather, PEER_TIMEOUT};
 use super::list::{self, ListChunk, ListRequest};
+use super::operate::COLLECTIONS_MAX;
 use super::proposer::{Answer, WhenFull};
 use super::reads::Shared;
 use super::status::{Sources, StatusAllRequest, StatusChunk, name_of, status_all};
@@ -103,6 +104,7 @@ pub struct Pins {
     lists: Arc<Semaphore>,
     pub(super) watches: Arc<Semaphore>,
     bulks: Arc<Semaphore>,
+    pub(super) collections: Arc<Semaphore>,
 }
 
 impl Pins {
@@ -135,6 +137,7 @@ impl Pins {
             lists: slots(LISTS_MAX),
             watches: slots(WATCHES_MAX),
             bulks: slots(BULKS_MAX),
+            collections: slots(COLLECTIONS_MAX),
         }
     }
 

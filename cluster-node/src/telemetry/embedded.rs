@@ -40,8 +40,14 @@ pub struct EmbeddedNumbers {
     pub offences: u64,
     /// Blocks that came from gateways.
     pub gateway_blocks: u64,
-    /// Blocks that garbage collection deleted in its last pass.
+    /// Blocks that garbage collection deleted in its last pass, or in the one under way.
     pub collected_blocks: u64,
+    /// Their bytes.
+    pub collected_bytes: u64,
+    /// Whether a collection is under way.
+    pub gc_running: bool,
+    /// Share of its present look over the store that is done, 0 to 1; 1 behind a whole collection.
+    pub gc_progress: f64,
     /// Announcements that are overdue.
     pub announce_behind: u64,
     /// For how long the next one has been due, in seconds.
@@ -65,6 +71,9 @@ pub(super) struct EmbeddedGauges {
     offences: Numbers,
     gateway_blocks: Numbers,
     collected_blocks: Numbers,
+    collected_bytes: Numbers,
+    gc_running: Numbers,
+    gc_progress: Numbers,
     announce_behind: Numbers,
     announce_late: Numbers,
     corrupt: Numbers,
@@ -89,6 +98,12 @@ impl EmbeddedGauges {
             "Blocks that the last collection of garbage deleted",
             &self.collected_blocks,
         );
+        number("gc_running", "1 while garbage is being collected", &self.gc_running);
+        number(
+            "gc_progress",
+            "Share of the collection's present look over the store that is done, 0 to 1",
+            &self.gc_progress,
+        );
         number(
             "announce_behind",
             "Announcements that are overdue",
@@ -103,6 +118,11 @@ impl EmbeddedGauges {
             registry.register_with_unit(name, help, Unit::Bytes, numbers.clone());
         };
         bytes("content", "Bytes of the blocks", &self.bytes);
+        bytes(
+            "collected",
+            "Bytes of the blocks that the last collection of garbage deleted",
+            &self.collected_bytes,
+        );
         bytes("disk", "Bytes that the store takes", &self.disk_bytes);
         bytes("disk_max", "Bytes that the store may take", &self.disk_max_bytes);
         bytes(
@@ -141,6 +161,9 @@ impl EmbeddedGauges {
         set(&self.offences, numbers.offences as f64);
         set(&self.gateway_blocks, numbers.gateway_blocks as f64);
         set(&self.collected_blocks, numbers.collected_blocks as f64);
+        set(&self.collected_bytes, numbers.collected_bytes as f64);
+        set(&self.gc_running, f64::from(u8::from(numbers.gc_running)));
+        set(&self.gc_progress, numbers.gc_progress);
         set(&self.announce_behind, numbers.announce_behind as f64);
         set(&self.announce_late, numbers.announce_late_seconds);
         set(&self.corrupt, numbers.corrupt as f64);

@@ -150,9 +150,9 @@ async fn we_fetch(over: Over) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let daemon = kubo(folder.path(), over).await?;
     let (swarm, store) = node(over).await?;
+    // No empty file: Kubo says that it has the empty block and never sends it. Whoever fetches knows it anyway.
     for (size, chunk) in [
-        (0, 1u32 << 18),
-        (1, 1 << 18),
+        (1, 1u32 << 18),
         (1 << 20, 1 << 18),
         (100 << 20, 1 << 18),
         (3 << 20, 1 << 10),

@@ -52,6 +52,31 @@ pub enum NodeCommand {
     /// List the storage nodes with their queues
     #[command(after_help = "Examples:\n  cluster-ctl node ls\n  cluster-ctl node ls --output json")]
     Ls,
+    /// Show everything that is known of a node
+    #[command(after_help = "\
+An embedded node tells of its blocks and pins, its disk and when intake stops, whom it is connected
+to, what it fetches and from where, garbage, scrubbing, and how far behind its announcements are. Of
+an attached daemon only version, addresses and the size of its repository are known. The peer that
+drives the node is asked, whichever peer --api names.
+
+Examples:
+  cluster-ctl node show node-1
+  cluster-ctl node show node-1 --output json | jq .embedded.announcing")]
+    Show {
+        /// Name or ID
+        node: String,
+    },
+    /// Delete the blocks of an embedded node that nothing refers to
+    #[command(after_help = "\
+Embedded nodes collect by themselves when their disk fills; this frees the space now. Pins, adds and
+reads go on beside it. What is pinned, or below a pin, stays. An interruption ends it: what was
+deleted by then is gone, and the rest stays until the next time. An attached daemon collects with a
+command of its own, `ipfs repo gc`.
+
+Examples:
+  cluster-ctl node gc node-1 --estimate
+  cluster-ctl node gc node-1")]
+    Gc(NodeGc),
     /// Attach a storage node to a peer
     #[command(after_help = "\
 Examples:
@@ -82,6 +107,16 @@ Examples:
         /// Name or ID
         node: String,
     },
+}
+
+/// `node gc`
+#[derive(Debug, Args)]
+pub struct NodeGc {
+    /// Name or ID
+    pub node: String,
+    /// Delete nothing; say what would be freed
+    #[arg(long)]
+    pub estimate: bool,
 }
 
 /// `node add`

@@ -4,7 +4,7 @@ mod cluster;
 mod content;
 mod pin;
 
-pub use cluster::{NodeAdd, NodeCommand, PeerCommand, SettingsCommand, SettingsSet, StatusArgs, WatchArgs};
+pub use cluster::{NodeAdd, NodeCommand, NodeGc, PeerCommand, SettingsCommand, SettingsSet, StatusArgs, WatchArgs};
 pub use content::{ContentAdd, ContentCat, ContentExport, ContentGet, Profile, UnixFsArgs};
 pub use pin::{
     AddArgs, ExplainArgs, ImportArgs, ImportFormat, LsArgs, Mode, OptionArgs, PinCommand, RecoverArgs, RmArgs,
@@ -113,7 +113,7 @@ pub enum Command {
     /// List, admit, remove and promote peers
     #[command(subcommand)]
     Peer(PeerCommand),
-    /// List, attach and take out storage nodes
+    /// List, inspect, clean up, attach and take out storage nodes
     #[command(subcommand)]
     Node(NodeCommand),
     /// Show on one screen whether the cluster is well

@@ -17,19 +17,21 @@ use std::io::Write;
 use node_core::Invalid;
 
 use crate::Context;
-use crate::cli::{Command, PinCommand};
+use crate::cli::{Command, NodeCommand, PinCommand};
 use crate::exit::{Exit, Failure};
 use crate::output::json;
 
 /// Carries a command out.
 pub async fn run(context: &mut Context, command: Command) -> Result<Exit, Failure> {
     let command = match command {
-        // An import keeps a journal, and content leaves nothing half done behind, so these end in their own way.
+        // An import keeps a journal, content leaves nothing half done behind, and garbage is gone bit by bit, so these end
+        // in their own way.
         Command::Pin(PinCommand::Import(arguments)) => return import::run(context, arguments).await,
         Command::Add(arguments) => return add::run(context, *arguments).await,
         Command::Get(arguments) => return get::run(context, arguments).await,
         Command::Export(arguments) => return export::export(context, arguments).await,
         Command::Cat(arguments) => return export::cat(context, arguments).await,
+        Command::Node(NodeCommand::Gc(arguments)) => return node::gc(context, arguments).await,
         command => command,
     };
     tokio::select! {
@@ -63,17 +65,20 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<Exit, Failu
     }
 }
 
-/// Ends when the user wants the command to end.
-pub(crate) async fn interrupted() {
+/// Ends when the user wants the command to end. Listens from the call on, not from the first poll: a command that has
+/// begun must not be killed by a signal instead of ended by it.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        // Without handlers the signals end the process, which is as good.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let listening = signal(SignalKind::interrupt()).and_then(|int| Ok((int, signal(SignalKind::terminate())?)));
+    async move {
+        let Ok((mut interrupt, mut terminate)) = listening else {
+            // Without handlers the signals end the process, which is as good.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }
 

@@ -1,4 +1,7 @@
-//! `node ls|add|rm|cordon|uncordon|drain`
+//! `node ls|show|gc|add|rm|cordon|uncordon|drain`
+
+mod gc;
+mod show;
 
 use cluster_proto::v1;
 use node_core::check_name;
@@ -11,6 +14,8 @@ use crate::exit::{Exit, Failure};
 use crate::output::table::{Cell, Rows};
 use crate::output::{Out, Tone, json, words};
 use crate::spec::check_node;
+
+pub use gc::run as gc;
 
 /// Carries out a command about storage nodes.
 pub async fn run(context: &mut Context, command: NodeCommand) -> Result<Exit, Failure> {
@@ -26,6 +31,8 @@ pub async fn run(context: &mut Context, command: NodeCommand) -> Result<Exit, Fa
                 .await?;
             print(&mut context.out, answer.nodes)?;
         }
+        NodeCommand::Show { node } => show::run(context, node).await?,
+        NodeCommand::Gc(arguments) => return gc(context, arguments).await,
         NodeCommand::Add(arguments) => add(context, arguments).await?,
         NodeCommand::Rm { node } => {
             check_node("node", &node).map_err(invalid)?;

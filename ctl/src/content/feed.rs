@@ -1,9 +1,9 @@
 //! Files on their way into the cluster.
 //!
-//! The end of an add is the end of the client's stream, and a stream that merely goes away must not look like that: half
-//! of the content would be pinned. So the stream that [`outgoing`] gives ends for [`Outgoing::End`] only. Whoever drops
-//! its sender leaves it open, until the connection goes. [`Outgoing::Abort`] sends a message that no peer takes: the peer
-//! refuses the whole add at once, even one that would take a cancelled stream for a complete one.
+//! The end of an add is a word of its own, since a stream that was cancelled looks to a peer like one that has ended: half of
+//! the content would be pinned. So the stream that [`outgoing`] gives says it, and ends, for [`Outgoing::End`] only. Whoever
+//! drops its sender leaves it open, until the connection goes. [`Outgoing::Abort`] sends a message that no peer takes: the
+//! peer refuses the whole add at once.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -34,6 +34,7 @@ const SMALL_BYTES: usize = 4 << 10;
 
 /// What goes to the connection.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are only as many as the channel holds")]
 pub enum Outgoing {
     /// A message.
     Message(v1::AddRequest),
@@ -67,19 +68,27 @@ pub fn outgoing(
     receiver: mpsc::Receiver<Outgoing>,
     sent: Arc<Sent>,
 ) -> impl Stream<Item = v1::AddRequest> + Send + 'static {
-    futures::stream::unfold((receiver, sent), |(mut receiver, sent)| async move {
-        let message = match receiver.recv().await {
-            Some(Outgoing::Message(message)) => message,
+    futures::stream::unfold((Some(receiver), sent), |(receiver, sent)| async move {
+        let mut receiver = receiver?;
+        let (message, receiver) = match receiver.recv().await {
+            Some(Outgoing::Message(message)) => (Some(message), Some(receiver)),
             Some(Outgoing::End) => {
                 sent.ended.store(true, Ordering::Release);
-                return None;
+                (Some(end()), None)
             }
-            Some(Outgoing::Abort) => v1::AddRequest { message: None },
+            Some(Outgoing::Abort) => (None, Some(receiver)),
             None => std::future::pending().await,
         };
         sent.messages.fetch_add(1, Ordering::Relaxed);
-        Some((message, (receiver, sent)))
+        Some((message.unwrap_or_default(), (receiver, sent)))
     })
+}
+
+/// The word that all was sent.
+fn end() -> v1::AddRequest {
+    v1::AddRequest {
+        message: Some(Message::End(v1::AddEnd {})),
+    }
 }
 
 /// One thing to add.
@@ -311,6 +320,7 @@ mod tests {
         let (sender, receiver) = mpsc::channel(1);
         let mut stream = std::pin::pin!(outgoing(receiver, Arc::clone(&sent)));
         sender.try_send(Outgoing::End).expect("room");
+        assert_eq!(stream.next().await, Some(end()));
         assert_eq!(stream.next().await, None);
         assert!(sent.has_ended());
     }

@@ -117,7 +117,6 @@ pub fn unpack(archive: impl Read, root: &Path, all_symlinks: bool, on_file: &dyn
         left.set(u64::MAX);
         unpacking.entry(&mut entry)?;
     }
-    drop(entries);
     // Behind the end of an archive comes nothing but its padding.
     left.set(HEADER_BYTES_MAX);
     let mut rest = archive.into_inner();

@@ -2,6 +2,7 @@
 //! stands for what is not set. CIDs are strings, times RFC 3339, states words.
 
 mod content;
+mod node;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 use super::words;
 
 pub use content::{AddDone, Added, Exported, Got};
+pub use node::{Collected, Estimated, NodeDetails};
 
 /// A pin as recorded: `pin ls`, and the answer of `pin update`.
 #[derive(Debug, Clone, Serialize)]

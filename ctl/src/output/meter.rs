@@ -132,6 +132,58 @@ impl Meter {
     }
 }
 
+const SHARE: &str = "{bar:30} {percent:>3} %  {msg}  {elapsed}";
+/// Steps of a bar that shows a share.
+const SHARE_STEPS: u64 = 1_000;
+
+/// Shows on stderr how much of something is done, where that is a share and not a number of bytes.
+pub struct ShareMeter {
+    talk: Talk,
+    bar: Option<ProgressBar>,
+    said: Instant,
+}
+
+impl ShareMeter {
+    /// A meter that stands at nothing, and is drawn with the first share.
+    pub fn new(talk: Talk) -> Self {
+        Self {
+            talk,
+            bar: None,
+            said: Instant::now(),
+        }
+    }
+
+    /// Says how much it is by now, 0 to 1, and something beside it.
+    pub fn set(&mut self, share: f64, text: String) {
+        if self.talk.can_draw() {
+            let bar = self.bar.get_or_insert_with(share_bar);
+            bar.set_position((share.clamp(0.0, 1.0) * SHARE_STEPS as f64) as u64);
+            bar.set_message(text);
+        } else if self.said.elapsed() >= SAY_TIME {
+            self.said = Instant::now();
+            self.talk.note(&format!("{} done, {text}", words::percent(share)));
+        }
+    }
+}
+
+fn share_bar() -> ProgressBar {
+    let bar = ProgressBar::new(SHARE_STEPS);
+    if let Ok(style) = ProgressStyle::with_template(SHARE) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(DRAW_TIME);
+    bar
+}
+
+impl Drop for ShareMeter {
+    /// As for [`Meter`].
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 impl Drop for Meter {
     /// However a command ends: an error must not stand behind half a bar.
     fn drop(&mut self) {
@@ -146,7 +198,7 @@ mod tests {
     /// A bad template would only make the bar plain.
     #[test]
     fn the_bars_have_a_form() {
-        for template in [UNKNOWN, KNOWN] {
+        for template in [UNKNOWN, KNOWN, SHARE] {
             ProgressStyle::with_template(template).expect("well formed");
         }
     }

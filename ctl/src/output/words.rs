@@ -105,6 +105,34 @@ pub fn coarse(duration: Duration) -> String {
     }
 }
 
+/// A duration of a machine's doings, as exact as it is of use: `350ms`, `12s`, `3m 5s`, `22h`.
+pub fn span(millis: u64) -> String {
+    let duration = match millis {
+        0..=9_999 => Duration::from_millis(millis),
+        10_000..=3_599_999 => Duration::from_secs(millis / 1_000),
+        _ => Duration::from_secs(millis / 60_000 * 60),
+    };
+    humantime::format_duration(duration).to_string()
+}
+
+/// A share as a percentage. Only all of it is 100 %, and only nothing is 0 %.
+pub fn percent(share: f64) -> String {
+    let share = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
+    if share > 0.0 && share < 0.01 {
+        return "<1 %".into();
+    }
+    format!("{} %", (share * 100.0).floor())
+}
+
+/// The word of whether a node is reached from outside, and its tone.
+pub fn reachability(reachability: v1::Reachability) -> (&'static str, Tone) {
+    match reachability {
+        v1::Reachability::Unspecified => ("unknown", Tone::Plain),
+        v1::Reachability::Public => ("public", Tone::Good),
+        v1::Reachability::Private => ("private", Tone::Warn),
+    }
+}
+
 /// The word of a state of a pin, and its tone.
 pub fn status(status: v1::Status) -> (&'static str, Tone) {
     match status {
@@ -216,6 +244,14 @@ mod tests {
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(3 << 20), "3.0 MiB");
+    }
+
+    #[test]
+    fn spans_and_shares() {
+        let spans = [0, 350, 9_999, 12_345, 185_000, 79_200_000, 79_215_000].map(span);
+        assert_eq!(spans, ["0s", "350ms", "9s 999ms", "12s", "3m 5s", "22h", "22h"]);
+        let shares = [0.0, 0.001, 0.5, 0.999, 1.0, 7.0, f64::NAN].map(percent);
+        assert_eq!(shares, ["0 %", "<1 %", "50 %", "99 %", "100 %", "100 %", "0 %"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A cluster that does what a test tells it, over a real socket.
 
 mod content;
+mod node;
 
 pub use content::{Add, Added, Ended, Served};
 
@@ -59,6 +60,14 @@ pub struct Script {
     pub served: HashMap<(String, v1::FetchFormat), Served>,
     /// What happens to the next fetches after so many bytes, in turn.
     pub fetch_ends: VecDeque<(usize, BulkEnd)>,
+    /// What `Node` tells, by name; without `node`, which is that of `cluster`.
+    pub details: HashMap<String, v1::NodeDetails>,
+    /// What `CollectGarbage` tells on its way.
+    pub collecting: Vec<v1::GarbageProgress>,
+    pub collected: v1::GarbageCollected,
+    pub estimate: v1::GarbageEstimate,
+    /// What happens to the next collection instead of its last word.
+    pub collect_end: Option<BulkEnd>,
 }
 
 #[derive(Default)]
@@ -500,20 +509,22 @@ impl Cluster for Service {
     async fn set_node_state(&self, request: Request<v1::SetNodeStateRequest>) -> Answer<v1::StorageNode> {
         let request = request.into_inner();
         self.0.called("set_node_state", &request.node).await?;
-        let nodes = self.0.script.lock().expect("not poisoned").cluster.nodes.clone();
-        let node = nodes
-            .into_iter()
-            .find(|node| node.name == request.node || node.id == request.node);
-        let node = node.ok_or_else(|| {
-            not_found(format!(
-                "there is no storage node {:?}; `cluster-ctl node ls` shows them",
-                request.node
-            ))
-        })?;
+        let node = self.0.find_node(&request.node)?;
         Ok(Response::new(v1::StorageNode {
             state: request.state,
             ..node
         }))
+    }
+
+    async fn node(&self, request: Request<v1::NodeRequest>) -> Answer<v1::NodeDetails> {
+        self.0.show_node(&request.into_inner().name).await.map(Response::new)
+    }
+
+    type CollectGarbageStream = Chunks<v1::CollectGarbageResponse>;
+
+    async fn collect_garbage(&self, request: Request<v1::CollectGarbageRequest>) -> Answer<Self::CollectGarbageStream> {
+        let steps = Fake::collect(Arc::clone(&self.0), request.into_inner()).await?;
+        Ok(Response::new(steps))
     }
 
     async fn update_settings(&self, request: Request<v1::UpdateSettingsRequest>) -> Answer<v1::Settings> {

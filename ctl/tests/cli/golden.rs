@@ -7,7 +7,7 @@ use cluster_proto::v1;
 
 use crate::fake::{Fault, Served, Server, no_leader, not_placeable};
 use crate::runner::{Ran, cid, run, run_with_input};
-use crate::scenes::{PEER_B, cluster, node_status, status};
+use crate::scenes::{PEER_B, cluster, embedded, node_status, status};
 
 /// A session: commands with their outcome, in the order they ran.
 struct Session {
@@ -127,6 +127,48 @@ fn peers_and_nodes() {
     session.compare("peers-and-nodes.txt", &[]);
     assert_eq!(server.fake.calls("remove_peer"), [PEER_B]);
     assert_eq!(server.fake.calls("create_join_token"), ["600000", "3600000"]);
+}
+
+#[test]
+fn single_nodes() {
+    let server = embedded();
+    server.fake.script(|script| {
+        script.collecting = vec![v1::GarbageProgress {
+            done: 0.5,
+            looks: 1,
+            ..v1::GarbageProgress::default()
+        }];
+        script.collected = v1::GarbageCollected {
+            looks: 2,
+            scanned: 2_500_000,
+            deleted_blocks: 5_000,
+            deleted_bytes: 1 << 30,
+            took_ms: 12_345,
+        };
+        script.estimate = v1::GarbageEstimate {
+            blocks: 4_900,
+            bytes: 900 << 20,
+            looked_at: 0.125,
+        };
+    });
+    let mut session = Session::new();
+    session.run(&server, &["node", "show", "node-4"]);
+    session.run(&server, &["node", "show", "node-4", "--width", "80"]);
+    session.run(&server, &["node", "show", "node-5", "--width", "100"]);
+    session.run(&server, &["node", "show", "kubo-1"]);
+    session.run(&server, &["node", "show", "kubo-2", "--width", "80"]);
+    session.run(&server, &["node", "show", "kubo-7"]);
+    session.run(&server, &["node", "gc", "node-4", "--estimate"]);
+    session.run(&server, &["node", "gc", "node-4", "--estimate", "-o", "json"]);
+    session.run(&server, &["node", "gc", "node-4"]);
+    session.run(&server, &["node", "gc", "n4", "-o", "json"]);
+    server.fake.script(|script| script.estimate.looked_at = 1.0);
+    session.run(&server, &["node", "gc", "node-4", "--estimate", "-q"]);
+    session.run(&server, &["node", "gc", "kubo-1"]);
+    session.run(&server, &["node", "gc", "kubo-7", "--estimate"]);
+    session.compare("single-nodes.txt", &[]);
+    let collected = server.fake.calls("collect_garbage");
+    assert_eq!(collected[2..4], ["node-4 collect", "n4 collect"]);
 }
 
 #[test]
@@ -261,8 +303,17 @@ fn waiting() {
     session.run(&server, &["pin", "add", &one, "--wait", "--wait-timeout", "1h"]);
     say(vec![queued]);
     session.run(&server, &["pin", "add", &one, "--wait", "--wait-timeout", "300ms"]);
-    say(vec![unpinning, released]);
-    session.run(&server, &["pin", "rm", &one, "--wait"]);
+    // Another CID: what the last command asked before its time was up may arrive only now, and would take a state away.
+    let two = cid(2);
+    run(&server.api(), &["pin", "add", &two, "-q"]).expect(0);
+    let steps = [unpinning, released].map(|step| v1::PinStatus {
+        cid: two.clone(),
+        ..step
+    });
+    server
+        .fake
+        .script(|script| drop(script.statuses.insert(two.clone(), steps.into())));
+    session.run(&server, &["pin", "rm", &two, "--wait"]);
     session.compare("waiting.txt", &[]);
 }
 
@@ -360,6 +411,9 @@ fn help() {
     session.run(&server, &["pin", "--help"]);
     session.run(&server, &["pin", "add", "--help"]);
     session.run(&server, &["pin", "import", "--help"]);
+    session.run(&server, &["node", "--help"]);
+    session.run(&server, &["node", "show", "--help"]);
+    session.run(&server, &["node", "gc", "--help"]);
     session.run(&server, &["add", "--help"]);
     session.run(&server, &["get", "--help"]);
     session.run(&server, &["cat", "--help"]);

@@ -9,5 +9,6 @@ mod fake;
 mod get;
 mod golden;
 mod import;
+mod node;
 mod runner;
 mod scenes;

@@ -18,7 +18,10 @@ impl From<Output> for Ran {
         Self {
             stdout: String::from_utf8(output.stdout).expect("UTF-8"),
             stderr: String::from_utf8(output.stderr).expect("UTF-8"),
-            code: output.status.code().expect("not killed by a signal"),
+            code: match output.status.code() {
+                Some(code) => code,
+                None => panic!("the process was killed: {}", output.status),
+            },
         }
     }
 }

@@ -1,10 +1,14 @@
 //! A cluster to look at: what the golden files show.
 
+mod node;
+
 use cluster_proto::v1;
 use prost_types::Timestamp;
 
 use crate::fake::{Fake, Server};
 use crate::runner::cid;
+
+pub use node::embedded;
 
 pub const PEER_A: &str = "12D3KooWGQ5kbnzkEG5TxTiFtUnZbmAECV5bM1gL9LbxPxSvAVQb";
 pub const PEER_B: &str = "12D3KooWHGrvKBPnWaT8hgrXZyXPHzQDmzyZ5vkzz7NGiTd4jPzn";

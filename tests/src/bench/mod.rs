@@ -1,9 +1,11 @@
 //! The numbers: what a cluster does, beside what the machine could do and, when asked, what IPFS Cluster does over the
 //! same fake nodes in the same run.
 //!
-//! Three peers on loopback, two replicas. Storage nodes are fakes that answer at once, each a process of its own, so
+//! [`embedded`] measures something else: the node inside a peer beside Kubo. The rest is about the control plane:
+//! three peers on loopback, two replicas. Storage nodes are fakes that answer at once, each a process of its own, so
 //! that the control plane is what is measured; one line drives a real Kubo. An add counts when it is acknowledged.
 
+pub mod embedded;
 mod load;
 mod machine;
 mod pinfleet;
@@ -36,6 +38,10 @@ pub struct Options {
     pub dir: Option<PathBuf>,
     /// Nodes are not driven.
     pub undriven: bool,
+    /// How often each work is measured beside Kubo, in turn.
+    pub rounds: usize,
+    /// Kubo as it comes, which syncs no blocks.
+    pub kubo_unsynced: bool,
     /// Options of all peers that are not the defaults.
     pub set: Vec<(String, String)>,
 }
@@ -60,7 +66,8 @@ pub const GROUPS: [(&str, &str); 4] = [
 /// Measures, telling on stderr how it goes.
 pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let begun = Instant::now();
-    let mut report = Report::new(options);
+    let mut report = Report::new(options, "IPFS Cluster");
+    report.pins = Some(options.pins);
     let scratch = tempfile::Builder::new()
         .prefix("pinfleet-bench-")
         .tempdir_in(options.dir.clone().unwrap_or_else(std::env::temp_dir))?;

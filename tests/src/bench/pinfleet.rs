@@ -310,7 +310,8 @@ pub async fn large(
     let (rate, seconds) = bulk(&cluster, &fresh, options.pins).await?;
     let share = Usage::now(&groups(&cluster)).since(&before);
     let rows = rows::of_a_pin()? as f64;
-    let raw = rate * rows / report.machine.raw_rows_per_second;
+    let raw_rows = report.machine.raw_rows.context("raw RocksDB was not measured")?;
+    let raw = rate * rows / raw_rows.unsynced_per_second;
     report.add(
         Row::new(format!("bulk add, {} pins", options.pins), Unit::PerSecond, rate)
             .detail(format!(

@@ -11,6 +11,8 @@ use super::machine::Machine;
 pub enum Unit {
     /// More is better.
     PerSecond,
+    /// More is better.
+    MebiBytesPerSecond,
     /// Less is better.
     Milliseconds,
     /// Less is better.
@@ -25,6 +27,7 @@ impl Unit {
     fn write(self, value: f64) -> String {
         match self {
             Self::PerSecond => format!("{}/s", thousands(value)),
+            Self::MebiBytesPerSecond => format!("{} MiB/s", thousands(value)),
             Self::Milliseconds => format!("{value:.1} ms"),
             Self::Seconds => format!("{value:.2} s"),
             Self::MebiBytes => format!("{value:.0} MiB"),
@@ -33,7 +36,7 @@ impl Unit {
     }
 
     fn more_is_better(self) -> bool {
-        matches!(self, Self::PerSecond | Self::Share)
+        matches!(self, Self::PerSecond | Self::MebiBytesPerSecond | Self::Share)
     }
 }
 
@@ -41,7 +44,7 @@ impl Unit {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind", content = "value")]
 pub enum Target {
-    /// So many times what IPFS Cluster reaches in the same run.
+    /// So many times what the other system reaches in the same run.
     Times(f64),
     /// This value, whatever else was measured.
     Value(f64),
@@ -149,9 +152,12 @@ pub struct Report {
     pub version: &'static str,
     /// The short form, whose figures are worth less.
     pub short: bool,
-    /// Pins of the large pinset.
-    pub pins: u64,
-    /// Whether IPFS Cluster was measured too.
+    /// Pins of the large pinset, where one is measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pins: Option<u64>,
+    /// What ours is compared with.
+    pub against: &'static str,
+    /// Whether that was measured too.
     pub reference_ran: bool,
     /// How long everything took.
     pub seconds: f64,
@@ -164,11 +170,12 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(options: &Options) -> Self {
+    pub(super) fn new(options: &Options, against: &'static str) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             short: options.short,
-            pins: options.pins,
+            pins: None,
+            against,
             reference_ran: false,
             seconds: 0.0,
             machine: Machine::default(),
@@ -193,7 +200,7 @@ impl Report {
         let mut lines = vec![[
             "work".to_owned(),
             "Pinfleet".to_owned(),
-            "IPFS Cluster".to_owned(),
+            self.against.to_owned(),
             "ratio".to_owned(),
             "target".to_owned(),
             String::new(),
@@ -232,7 +239,7 @@ impl Report {
             if let Some(row) = number.checked_sub(1).and_then(|index| self.rows.get(index)) {
                 for words in [
                     &row.detail,
-                    &labelled("IPFS Cluster: ", &row.reference_detail),
+                    &labelled(&format!("{}: ", self.against), &row.reference_detail),
                     &labelled("limited by ", &row.limit),
                 ] {
                     if !words.is_empty() {
@@ -241,28 +248,49 @@ impl Report {
                 }
             }
         }
-        let machine = &self.machine;
         text.push_str(&format!(
-            "\nThe machine in this run: {} cores; fdatasync after 4 KiB appends {}/s, at the end {}/s; raw RocksDB {} rows/s \
-             without a WAL, {} rows/s in synced batches of 1,000.\n{}{} took {:.0} s.\n",
-            machine.cores,
-            thousands(machine.fsyncs_per_second),
-            thousands(self.fsyncs_at_end),
-            thousands(machine.raw_rows_per_second),
-            thousands(machine.raw_rows_per_second_synced),
+            "\nThe machine in this run: {}.\n{}{} took {:.0} s.\n",
+            self.machine_words(),
             if self.short {
                 "The short form: small sizes, figures of little weight. "
             } else {
                 ""
             },
             if self.reference_ran {
-                "Everything, IPFS Cluster included,"
+                format!("Everything, {} included,", self.against)
             } else {
-                "Everything"
+                "Everything".to_owned()
             },
             self.seconds,
         ));
         text
+    }
+
+    fn machine_words(&self) -> String {
+        let machine = &self.machine;
+        let mut words = format!(
+            "{} cores; fdatasync after 4 KiB appends {}/s, at the end {}/s",
+            machine.cores,
+            thousands(machine.fsyncs_per_second),
+            thousands(self.fsyncs_at_end),
+        );
+        if let Some(rows) = machine.raw_rows {
+            words.push_str(&format!(
+                "; raw RocksDB {} rows/s without a WAL, {} rows/s in synced batches of 1,000",
+                thousands(rows.unsynced_per_second),
+                thousands(rows.synced_per_second),
+            ));
+        }
+        if let Some(bytes) = machine.bytes {
+            words.push_str(&format!(
+                "; one file written and synced {} MiB/s; SHA-256 by one core {} MiB/s; one TCP connection over loopback {} \
+                 MiB/s",
+                thousands(bytes.disk),
+                thousands(bytes.sha256),
+                thousands(bytes.loopback),
+            ));
+        }
+        words
     }
 }
 

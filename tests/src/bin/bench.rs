@@ -7,9 +7,28 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
-use cluster_tests::bench::{GROUPS, Options, run};
+use cluster_tests::bench::{GROUPS, Options, embedded, run};
 use cluster_tests::cluster::option_of_peers;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// The control plane: a cluster of three peers
+    #[default]
+    Cluster,
+    /// The node inside a peer, beside Kubo 0.43.0
+    Embedded,
+}
+
+impl What {
+    fn groups(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Cluster => &GROUPS,
+            Self::Embedded => &embedded::GROUPS,
+        }
+    }
+}
 
 /// What can be measured beside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -18,15 +37,20 @@ enum Against {
     IpfsCluster,
 }
 
-/// Measures a cluster of three peers on loopback, beside the machine's own limits in the same run.
+/// Measures a cluster of three peers on loopback, or the node inside a peer, beside the machine's own limits in the same
+/// run.
 ///
 /// Prints a table on stdout and progress on stderr, and writes all figures as JSON. A release build; nothing else should
 /// run on the machine. About 12 minutes on two cores, 20 with --against ipfs-cluster; the short form takes 2 and 4.
+/// `bench embedded` is always beside Kubo, and takes 20 minutes, in the short form 2.
 ///
 /// Exit codes: 0 all targets that can be judged are reached, 1 it failed, 3 a target is missed.
 #[derive(Parser)]
 #[command(name = "bench", bin_name = "cargo xtask bench", version, after_help = groups())]
 struct Arguments {
+    /// What is measured
+    #[arg(value_enum, default_value_t)]
+    what: What,
     /// Small sizes, for development; the figures are worth less
     #[arg(long)]
     short: bool,
@@ -55,17 +79,29 @@ struct Arguments {
     /// An option of all peers, such as worker.pins_per_second=100; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = option_of_peers)]
     set: Vec<(String, String)>,
-    /// Where the figures go as JSON
-    #[arg(long, value_name = "FILE", default_value = "bench.json")]
-    json: PathBuf,
+    /// How often each work of `bench embedded` is done by each side, in turn; the middle one counts [default: 3, short: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=99))]
+    rounds: Option<u64>,
+    /// Let Kubo write blocks as it does by itself, without syncing them: not the same promise
+    #[arg(long)]
+    kubo_unsynced: bool,
+    /// Where the figures go as JSON [default: bench.json, bench-embedded.json]
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 fn groups() -> String {
-    let lines: Vec<_> = GROUPS
-        .iter()
-        .map(|(name, what)| format!("  {name:<6}  {what}"))
-        .collect();
-    format!("Groups:\n{}", lines.join("\n"))
+    format!(
+        "Groups:\n{}\n\nGroups of `bench embedded`:\n{}",
+        lines(What::Cluster),
+        lines(What::Embedded)
+    )
+}
+
+fn lines(what: What) -> String {
+    let lines = what.groups().iter();
+    let lines: Vec<_> = lines.map(|(name, what)| format!("  {name:<6}  {what}")).collect();
+    lines.join("\n")
 }
 
 #[tokio::main]
@@ -74,12 +110,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     let wrong = arguments
         .only
         .iter()
-        .find(|name| !GROUPS.iter().any(|(group, _)| group == name));
+        .find(|name| !arguments.what.groups().iter().any(|(group, _)| group == name));
     ensure!(
         wrong.is_none(),
-        "--only {}: there is no such group; {}",
+        "--only {}: there is no such group; these are:\n{}",
         wrong.map_or("", String::as_str),
-        groups()
+        lines(arguments.what)
     );
     let short = arguments.short;
     let or = |given: Option<u64>, full, small| given.unwrap_or(if short { small } else { full });
@@ -93,19 +129,31 @@ async fn main() -> anyhow::Result<ExitCode> {
         dir: arguments.dir,
         set: arguments.set,
         undriven: arguments.undriven,
+        rounds: usize::try_from(or(arguments.rounds, 3, 1))?,
+        kubo_unsynced: arguments.kubo_unsynced,
+    };
+    let measure = async {
+        match arguments.what {
+            What::Cluster => run(&options).await,
+            What::Embedded => embedded::run(&options).await,
+        }
     };
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let report = tokio::select! {
-        report = run(&options) => report?,
+        report = measure => report?,
         // All processes end with the future that is dropped here.
         _ = terminated.recv() => anyhow::bail!("stopped"),
         _ = interrupted.recv() => anyhow::bail!("interrupted"),
     };
     let text = serde_json::to_string_pretty(&report)?;
-    fs::write(&arguments.json, text + "\n").with_context(|| format!("cannot write {}", arguments.json.display()))?;
+    let json = arguments.json.unwrap_or_else(|| match arguments.what {
+        What::Cluster => "bench.json".into(),
+        What::Embedded => "bench-embedded.json".into(),
+    });
+    fs::write(&json, text + "\n").with_context(|| format!("cannot write {}", json.display()))?;
     print!("{}", report.table());
-    eprintln!("bench: all figures are in {}", arguments.json.display());
+    eprintln!("bench: all figures are in {}", json.display());
     Ok(if report.all_reached() {
         ExitCode::SUCCESS
     } else {

@@ -41,6 +41,22 @@ async fn applied(cluster: &Cluster) -> anyhow::Result<u64> {
     Ok(cluster.client(0).cluster_status().await?.committed_index)
 }
 
+/// The same once every peer says that it has applied as much: a change of voters is two entries, and the second may still be
+/// on its way when the first shows.
+async fn applied_by_all(cluster: &Cluster) -> anyhow::Result<u64> {
+    cluster
+        .wait_until("all have applied the same", LIMIT, async || {
+            let index = applied(cluster).await?;
+            let peers = peers(cluster).await?;
+            ensure!(
+                peers.iter().all(|peer| peer.applied_index == index),
+                "{index}: {peers:?}"
+            );
+            Ok(index)
+        })
+        .await
+}
+
 /// Waits until one of these peers has written a line with all of these words.
 async fn logged(peers: &[&Peer], words: &[&str]) -> anyhow::Result<()> {
     wait_until(&format!("a line with {words:?} is logged"), LIMIT, async || {
@@ -203,7 +219,7 @@ async fn a_token_works_once_and_strangers_never_get_in() -> anyhow::Result<()> {
     becomes(&cluster, &first.id(), v1::PeerRole::Voter).await?;
     let mut guessed: JoinToken = cluster.client(0).join_token().await?.parse()?;
     guessed.secret = TokenSecret::generate();
-    let before = applied(&cluster).await?;
+    let before = applied_by_all(&cluster).await?;
     let guesser = cluster.try_join("guesses", &guessed.to_text()).await?;
     let refused = ["a peer was not admitted", "the join token is unknown or expired"];
     logged(&[cluster.peer(0), &first], &refused).await?;

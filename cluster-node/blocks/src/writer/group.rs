@@ -30,6 +30,8 @@ pub(super) struct Group<'a> {
     walk_rows: HashMap<u64, Vec<Vec<u8>>>,
     pub(super) counters: Counters,
     then: Vec<Then>,
+    /// Somebody was promised that it is on disk.
+    sync: bool,
     room: Vec<OwnedSemaphorePermit>,
 }
 
@@ -78,6 +80,7 @@ impl<'a> Group<'a> {
             walk_rows: HashMap::new(),
             counters: *shared.counters.lock(),
             then: Vec::new(),
+            sync: false,
             room: Vec::new(),
         }
     }
@@ -86,6 +89,7 @@ impl<'a> Group<'a> {
         self.batch.size_in_bytes()
     }
 
+    /// Called once the group is written, which the next sync makes last.
     pub(super) fn then(&mut self, then: Then) {
         self.then.push(then);
     }
@@ -94,8 +98,14 @@ impl<'a> Group<'a> {
         self.room.push(room);
     }
 
-    /// Answers once the group is written.
+    /// Answers once the group is on disk.
     pub(super) fn answer<T: 'static>(&mut self, reply: Reply<T>, result: Result<T, Error>) {
+        self.sync = true;
+        self.tell(reply, result);
+    }
+
+    /// Answers once the group is written.
+    pub(super) fn tell<T: 'static>(&mut self, reply: Reply<T>, result: Result<T, Error>) {
         // A caller that went away does not undo what it asked for.
         self.then(Box::new(move |written| drop(reply.send(written.and(result)))));
     }
@@ -131,13 +141,14 @@ impl<'a> Group<'a> {
             }
         }
         if self.batch.is_empty() {
-            return Ok(());
+            // What was promised may have been written, unsynced, by a group before.
+            return if self.sync { shared.sync() } else { Ok(()) };
         }
         let before = *shared.counters.lock();
         if self.counters != before {
             self.batch.put_cf(notes, COUNTERS_KEY, self.counters.encode());
         }
-        shared.write(std::mem::take(&mut self.batch))?;
+        shared.write(std::mem::take(&mut self.batch), self.sync)?;
         *shared.counters.lock() = self.counters;
         Ok(())
     }

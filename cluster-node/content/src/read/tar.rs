@@ -50,9 +50,8 @@ impl Content {
     /// A file, directory or symlink with all below it as a tar archive, under this name, as `ipfs get --archive` makes it.
     ///
     /// Modes and mtimes are those that the content has. Every name in it passed [`names::check_name`]; another one is an
-    /// error, as are paths of more than [`PATH_BYTES_MAX`] bytes. Targets of symlinks are given as they are: see
-    /// [`names::symlink_stays_inside`]. How large the archive becomes is not known before: content may link to the same
-    /// block as often as it likes.
+    /// error, as are paths of more than [`PATH_BYTES_MAX`] bytes. Targets of symlinks are given as they are. How large the
+    /// archive becomes is not known before: content may link to the same block as often as it likes.
     pub fn tar(&self, cid: Cid, name: &str) -> ByteStream {
         let content = self.clone();
         let name = name.as_bytes().to_vec();

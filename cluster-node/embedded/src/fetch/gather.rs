@@ -41,6 +41,14 @@ const TICK: Duration = Duration::from_millis(100);
 /// Pause between two searches.
 const SEARCH_PAUSE: Duration = Duration::from_secs(5);
 
+/// When all connected peers are asked again for what nobody had: peers come all the time, and one that was connected a
+/// moment too late for the first question would never be asked. The pause doubles from the first to the longest.
+const ASK_AGAIN_FIRST: Duration = Duration::from_millis(500);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Blocks asked for again at a time: who has one of them is asked for the others anyway.
+const ASK_AGAIN_BLOCKS: usize = 8;
+
 /// Events of the network taken at once.
 const EVENTS_MAX: usize = 64;
 
@@ -60,7 +68,7 @@ pub(crate) enum GatherError {
     #[error("nobody has {cid}{others}: no connected peer, no provider that was found and no gateway")]
     NotFound {
         /// One that is missing.
-        cid: Cid,
+        cid: Box<Cid>,
         /// How many more are missing, in words.
         others: String,
     },
@@ -68,7 +76,7 @@ pub(crate) enum GatherError {
     #[error("no block came for {after:?} while {cid}{others} was waited for")]
     Stalled {
         /// One that is missing.
-        cid: Cid,
+        cid: Box<Cid>,
         /// How many more are missing, in words.
         others: String,
         /// How long.
@@ -120,6 +128,9 @@ pub(crate) struct Gather {
     again: Vec<cluster_swarm::Cid>,
     /// There may be room for more wants.
     freed: bool,
+    /// When everybody is asked again, and how long after that once more.
+    ask_again_at: Instant,
+    ask_again_pause: Duration,
     /// The first wants are asked of everybody.
     fresh: bool,
     /// When a block came last.
@@ -137,6 +148,7 @@ impl Gather {
         mut candidates: Vec<Candidate>,
     ) -> Result<Self, GatherError> {
         candidates.extend(network.fellows.lock().iter().cloned());
+        candidates.extend(network.origins.lock().recent(Instant::now()));
         let fetch = network.swarm.fetch(candidates).await?;
         let now = Instant::now();
         Ok(Self {
@@ -159,6 +171,8 @@ impl Gather {
             ask_all: Vec::new(),
             again: Vec::new(),
             freed: false,
+            ask_again_at: now + ASK_AGAIN_FIRST,
+            ask_again_pause: ASK_AGAIN_FIRST,
             fresh: true,
             progressed: now,
             hopeful: now,
@@ -191,7 +205,7 @@ impl Gather {
             if let Some(block) = self.early.remove(cid) {
                 self.early_bytes -= block.bytes().len();
                 self.useful(now);
-                self.network.counters.from_gateway(block.bytes().len());
+                self.network.counters.add_from_gateway(block.bytes().len());
                 self.ready.push(Got::Block(block));
                 continue;
             }
@@ -249,6 +263,7 @@ impl Gather {
             self.tell().await?;
             if !self.ready.is_empty() {
                 self.progressed = Instant::now();
+                self.ask_again_pause = ASK_AGAIN_FIRST;
                 return Ok(std::mem::take(&mut self.ready));
             }
             if std::mem::take(&mut self.freed) {
@@ -305,7 +320,7 @@ impl Gather {
                     let Some(cid) = from_wire(&cid).filter(|cid| self.wants.remove(cid).is_some()) else {
                         continue;
                     };
-                    self.network.counters.from_peer(data.len());
+                    self.network.counters.add_from_peer(data.len());
                     self.ready.push(Got::Block(Block::trusted(cid, data)));
                 }
                 FetchEvent::Held(cid) => {
@@ -345,7 +360,7 @@ impl Gather {
         };
         wanted.at_gateway = false;
         match answer {
-            Answered::Block(block) => self.from_gateway(block),
+            Answered::Block(block) => self.take_from_gateway(block),
             Answered::Missing => wanted.refused |= 1 << place,
             Answered::Failed(reason) => {
                 wanted.refused |= 1 << place;
@@ -355,11 +370,11 @@ impl Gather {
     }
 
     /// A block that is wanted came from a gateway.
-    fn from_gateway(&mut self, block: Block) {
+    fn take_from_gateway(&mut self, block: Block) {
         let cid = block.cid();
         self.wants.remove(&cid);
         self.unwanted.extend(to_wire(&cid));
-        self.network.counters.from_gateway(block.bytes().len());
+        self.network.counters.add_from_gateway(block.bytes().len());
         self.ready.push(Got::Block(block));
     }
 
@@ -400,7 +415,7 @@ impl Gather {
                 let cid = block.cid();
                 if self.wants.contains_key(&cid) {
                     self.useful(now);
-                    self.from_gateway(block);
+                    self.take_from_gateway(block);
                 } else if !self.early.contains_key(&cid) {
                     self.early_bytes += block.bytes().len();
                     self.early.insert(cid, block);
@@ -460,6 +475,13 @@ impl Gather {
         // The oldest first, so that no want is passed over for ever.
         let mut order: Vec<(Instant, Cid)> = self.wants.iter().map(|(cid, wanted)| (wanted.since, *cid)).collect();
         order.sort_unstable();
+        if now >= self.ask_again_at {
+            let nobody = |(_, cid): &&(Instant, Cid)| self.wants.get(cid).is_some_and(|wanted| wanted.nobody);
+            let again = order.iter().filter(nobody).take(ASK_AGAIN_BLOCKS);
+            self.ask_all.extend(again.filter_map(|(_, cid)| to_wire(cid)));
+            self.ask_again_at = now + self.ask_again_pause;
+            self.ask_again_pause = (2 * self.ask_again_pause).min(ASK_AGAIN_MAX);
+        }
         for (_, cid) in order {
             let Some(wanted) = self.wants.get(&cid) else {
                 continue;
@@ -523,12 +545,15 @@ impl Gather {
         let exhausted = all(&|wanted| plan::next(wanted.known(now), around) == Step::Exhausted);
         let nobody = all(&|wanted| wanted.nobody);
         if exhausted || stalled && nobody {
-            return Err(GatherError::NotFound { cid: *cid, others });
+            return Err(GatherError::NotFound {
+                cid: Box::new(*cid),
+                others,
+            });
         }
         if stalled {
             let after = config.stall_timeout;
             return Err(GatherError::Stalled {
-                cid: *cid,
+                cid: Box::new(*cid),
                 others,
                 after,
             });

@@ -1,10 +1,13 @@
 //! The sources of blocks outside of this node, and what came from them.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use cluster_swarm::{Candidate, DhtMode, Multiaddr, PeerId, Swarm};
 use multiaddr::Protocol;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::config::{EmbeddedConfig, FetchConfig};
 use crate::http::{GatewayConfig, Gateways, Routers};
@@ -20,7 +23,34 @@ pub(crate) struct Network {
     pub(crate) dht: bool,
     /// The other embedded nodes of the cluster: the first to be asked.
     pub(crate) fellows: Mutex<Vec<Candidate>>,
+    /// Where the cluster was told that content comes from.
+    pub(crate) origins: Mutex<Origins>,
     pub(crate) counters: Counters,
+}
+
+/// Origins kept in mind: as many as a fetch may dial.
+const ORIGINS_MAX: usize = 64;
+
+/// How long: the fetch that they were named for begins right after.
+const ORIGINS_FOR: Duration = Duration::from_secs(600);
+
+/// Peers that were connected to because they have some content: candidates of what is fetched next.
+#[derive(Debug, Default)]
+pub(crate) struct Origins(VecDeque<(Instant, Candidate)>);
+
+impl Origins {
+    pub(crate) fn add(&mut self, now: Instant, candidate: Candidate) {
+        self.0.retain(|(_, known)| known.peer != candidate.peer);
+        if self.0.len() == ORIGINS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, candidate));
+    }
+
+    pub(crate) fn recent(&mut self, now: Instant) -> Vec<Candidate> {
+        self.0.retain(|(at, _)| now.duration_since(*at) < ORIGINS_FOR);
+        self.0.iter().map(|(_, candidate)| candidate.clone()).collect()
+    }
 }
 
 /// What came from where, since the start.
@@ -49,12 +79,12 @@ pub struct Fetched {
 }
 
 impl Counters {
-    pub(crate) fn from_peer(&self, bytes: usize) {
+    pub(crate) fn add_from_peer(&self, bytes: usize) {
         self.peer_blocks.fetch_add(1, Ordering::Relaxed);
         self.peer_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn from_gateway(&self, bytes: usize) {
+    pub(crate) fn add_from_gateway(&self, bytes: usize) {
         self.gateway_blocks.fetch_add(1, Ordering::Relaxed);
         self.gateway_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -85,6 +115,7 @@ impl Network {
             config: config.fetch,
             dht: config.swarm.dht != DhtMode::Off,
             fellows: Mutex::default(),
+            origins: Mutex::default(),
             counters: Counters::default(),
         }
     }
@@ -130,5 +161,26 @@ mod tests {
         let other = libp2p_identity::Keypair::generate_ed25519().public().to_peer_id();
         let relayed = of(format!("/ip4/192.0.2.1/tcp/1/p2p/{other}/p2p-circuit/p2p/{peer}")).expect("named");
         assert_eq!(relayed.peer.to_string(), peer);
+    }
+
+    #[test]
+    fn origins_are_bounded_and_forgotten() {
+        let mut origins = Origins::default();
+        let now = Instant::now();
+        let one = || Candidate {
+            peer: libp2p_identity::Keypair::generate_ed25519().public().to_peer_id(),
+            addresses: Vec::new(),
+        };
+        let first = one();
+        origins.add(now, first.clone());
+        origins.add(now, first.clone());
+        assert_eq!(origins.recent(now), std::slice::from_ref(&first));
+        for _ in 0..ORIGINS_MAX {
+            origins.add(now + Duration::from_secs(1), one());
+        }
+        let recent = origins.recent(now + ORIGINS_FOR);
+        assert_eq!(recent.len(), ORIGINS_MAX);
+        assert!(!recent.contains(&first), "the oldest went");
+        assert_eq!(origins.recent(now + ORIGINS_FOR + Duration::from_secs(1)), []);
     }
 }

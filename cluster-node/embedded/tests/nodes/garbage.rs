@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use cluster_content::Sink as _;
+use cluster_dag::Block;
 use cluster_embedded::State;
-use cluster_ipfs::{IpfsNode as _, LookFor};
+use cluster_ipfs::{IpfsNode as _, LookFor, Progress};
 use node_core::{ErrorClass, PinMode};
+use parking_lot::Mutex;
 
 use crate::support::*;
 
@@ -43,6 +45,9 @@ async fn a_shared_block_outlives_one_of_its_pins() {
         (report.deleted_blocks, report.deleted_bytes, report.running),
         (1, 500, false)
     );
+    // One that deleted it, and one that found nothing more.
+    assert_eq!((report.looks, report.done), (2, 1.0));
+    assert_eq!(node.node.garbage(), report);
 
     node.node.pin_rm(&root(&one)).await.expect("removed");
     let report = within("collecting", node.node.collect_garbage())
@@ -135,7 +140,7 @@ async fn intake_stops_at_the_mark_and_goes_on_below_it() {
         })
         .await,
     );
-    let blocks = tree(3, 6, 40, 1_000_000);
+    let blocks = tree(3, 4, 40, 1_000_000);
     a.put(&blocks).await;
     b.knows(&[&a]);
     let error = within(
@@ -154,9 +159,21 @@ async fn intake_stops_at_the_mark_and_goes_on_below_it() {
     assert_eq!(stat.max_bytes, Some(64 * 1024 * 1024));
     // Blocks that were asked for while there was room, and the log that goes with the next flush.
     assert!(stat.used_bytes < 128 * 1024 * 1024, "{stat:?}");
+    // What it holds by now is more than this.
+    let dir = b.stop().await;
+    let b = Node::open(dir, |config| {
+        config.disk.max_bytes = Some(16 * 1024 * 1024);
+        config.gc.by_itself = false;
+    })
+    .await;
     let refused = b.node.begin_add().put(vec![leaf(5, 10)]).await.expect_err("full");
     assert_eq!(refused.class, ErrorClass::DiskFull);
-    assert!(b.node.report().await.expect("report").intake_stopped.is_some());
+    let stopped = b.node.report().await.expect("report").intake_stopped.expect("full");
+    assert!(stopped.contains("disk.max_bytes"), "{stopped}");
+    // What is let go makes room.
+    b.node.pin_rm(&root(&blocks)).await.expect("removed");
+    within("collecting", b.node.collect_garbage()).await.expect("collected");
+    assert_eq!(b.has(&blocks), 0);
     a.stop().await;
     b.stop().await;
 }
@@ -176,32 +193,41 @@ async fn garbage_goes_by_itself_when_the_disk_fills() {
     node.stop().await;
 }
 
+/// A node with this content, one block of which is not what it should be: put past all checks, as a disk would do it.
+async fn with_a_spoilt_block(blocks: &[Block], place: usize) -> Node {
+    // Patient: a test wants to see it wait.
+    let node = Node::with(|config| config.fetch.not_found_after = config.fetch.stall_timeout).await;
+    let mut spoilt = blocks.to_vec();
+    spoilt[place] = Block::trusted(blocks[place].cid(), vec![7; blocks[place].bytes().len()].into());
+    node.put(&spoilt).await;
+    node
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_that_the_disk_spoilt_is_fetched_again() {
     let a = Node::start().await;
-    let b = Node::with(|config| {
+    let blocks = tree(5, 2, 10, 5_000);
+    a.put(&blocks).await;
+    let b = with_a_spoilt_block(&blocks, 3).await;
+    within(
+        "pinning",
+        b.node.pin_add(&root(&blocks), PinMode::Recursive, "n", &silent),
+    )
+    .await
+    .expect("pinned");
+    let dir = b.stop().await;
+    let b = Node::open(dir, |config| {
         config.scrub.bytes_per_second = 100_000_000;
         config.scrub.pause = Duration::from_millis(100);
     })
     .await;
-    let blocks = tree(5, 2, 10, 5_000);
-    a.put(&blocks).await;
-    // Put past all checks, as a disk would do it.
-    let mut on_b = blocks.clone();
-    on_b[3] = cluster_dag::Block::trusted(blocks[3].cid(), vec![7; 5_000].into());
-    let session = b.node.begin_add();
-    session.put(on_b).await.expect("stored");
     b.knows(&[&a]);
-    within("pinning", session.pin(&root(&blocks), PinMode::Recursive, "n", &silent))
-        .await
-        .expect("pinned");
-    drop(session);
     until("it is found and repaired", || async {
         b.node.report().await.expect("report").scrub.repaired == 1
     })
     .await;
     let scrub = b.node.report().await.expect("report").scrub;
-    assert_eq!(scrub.corrupt, 1, "{scrub:?}");
+    assert_eq!((scrub.corrupt, scrub.last_corrupt.len()), (1, 1), "{scrub:?}");
     assert_eq!(scrub.broken, []);
     assert_eq!(
         b.node.store().get(&blocks[3].cid()).expect("read"),
@@ -215,6 +241,45 @@ async fn a_block_that_the_disk_spoilt_is_fetched_again() {
             .is_some()
     );
     assert_eq!(b.fetched().await, 1);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_is_lost_in_the_middle_of_a_walk_is_walked_again() {
+    let a = Node::start().await;
+    let blocks = tree(6, 2, 10, 5_000);
+    // A leaf that nobody has keeps the walk from ending.
+    let (missing, spoilt) = (0, 15);
+    let there: Vec<_> = blocks[1..].to_vec();
+    a.put(&there).await;
+    let b = with_a_spoilt_block(&there, spoilt - 1).await;
+    b.knows(&[&a]);
+    let seen: Mutex<Vec<Progress>> = Mutex::default();
+    let sink = |progress| seen.lock().push(progress);
+    let top = root(&blocks);
+    let pinning = b.node.pin_add(&top, PinMode::Recursive, "n", &sink);
+    let losing = async {
+        until("all that is there was seen", || async {
+            seen.lock()
+                .last()
+                .is_some_and(|progress| progress.blocks == there.len() as u64)
+        })
+        .await;
+        let (store, lost) = (b.node.store().clone(), blocks[spoilt].cid());
+        let removed = tokio::task::spawn_blocking(move || store.remove_corrupt(&lost)).await;
+        removed.expect("ran").expect("removed");
+        a.put(&blocks[missing..=missing]).await;
+    };
+    let (pinned, ()) = within("pinning", async { tokio::join!(pinning, losing) }).await;
+    assert_eq!(pinned.expect("pinned").progress.blocks, blocks.len() as u64);
+    assert_eq!(b.has(&blocks), blocks.len());
+    assert_eq!(
+        b.node.store().get(&blocks[spoilt].cid()).expect("read"),
+        Some(blocks[spoilt].bytes().clone())
+    );
+    let seen = seen.into_inner();
+    assert!(seen.is_sorted_by_key(|progress| progress.blocks), "{seen:?}");
     a.stop().await;
     b.stop().await;
 }

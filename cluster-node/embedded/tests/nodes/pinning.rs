@@ -420,3 +420,32 @@ async fn a_folder_has_one_node() {
     let dir = a.stop().await;
     Node::open(dir, |_| {}).await.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_comes_later_is_asked_too() {
+    let a = Node::start().await;
+    let b = Node::with(|config| config.fetch.not_found_after = config.fetch.stall_timeout).await;
+    let blocks = tree(9, 2, 5, 100);
+    a.put(&blocks).await;
+    let top = root(&blocks);
+    let pinning = b.node.pin_add(&top, PinMode::Recursive, "", &silent);
+    let coming = async {
+        until("it is fetched", || async {
+            b.node
+                .report()
+                .await
+                .expect("report")
+                .walks
+                .iter()
+                .any(|walk| walk.cid == top)
+        })
+        .await;
+        // It comes by itself: nobody has told B of it.
+        let to = b.node.addresses()[0].to_string();
+        assert_eq!(a.node.swarm_connect(&[to]).await.connected, 1);
+    };
+    let (pinned, ()) = within("pinning", async { tokio::join!(pinning, coming) }).await;
+    assert_eq!(pinned.expect("pinned").progress.blocks, blocks.len() as u64);
+    a.stop().await;
+    b.stop().await;
+}

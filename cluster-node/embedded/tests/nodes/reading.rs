@@ -47,7 +47,7 @@ async fn blocks_are_read_from_here_and_when_asked_to_from_others() {
 async fn what_is_denied_is_served_to_nobody() {
     let (a, b) = (Node::start().await, Node::start().await);
     let secret = leaf(1, 100);
-    a.put(&[secret.clone()]).await;
+    a.put(std::slice::from_ref(&secret)).await;
     a.node.set_denied(&[secret.cid()]);
     assert!(a.node.is_denied(&secret.cid()));
     b.knows(&[&a]);
@@ -82,7 +82,7 @@ async fn the_empty_block_is_there_without_anybody_who_sends_it() {
     let absent = leaf(1, 1);
 
     // It is read and served though it is not stored.
-    assert_eq!(a.has(&[empty.clone()]), 0);
+    assert_eq!(a.has(std::slice::from_ref(&empty)), 0);
     assert_eq!(a.node.source(false).get(&empty.cid()).await.expect("made"), empty);
     let found = a.node.blocks(&[empty.cid(), absent.cid()]).await.expect("looked up");
     assert_eq!(found, [Some(bytes::Bytes::new()), None]);
@@ -114,7 +114,7 @@ async fn the_empty_block_is_there_without_anybody_who_sends_it() {
 
     // A pin with it in its middle needs nobody for it.
     let top = parent(&[empty.cid()]);
-    a.put(&[top.clone()]).await;
+    a.put(std::slice::from_ref(&top)).await;
     for cid in [top.cid(), empty.cid()] {
         within("pinning", a.node.pin_add(&cid, PinMode::Recursive, "", &silent))
             .await

@@ -182,7 +182,7 @@ pub fn tree(seed: u64, nodes: usize, leaves: usize, leaf_bytes: usize) -> Vec<Bl
     for node in 0..nodes {
         let begin = blocks.len();
         for at in 0..leaves {
-            blocks.push(leaf(seed << 32 | (node * leaves + at) as u64 + 1, leaf_bytes));
+            blocks.push(leaf((seed << 32) + (node * leaves + at) as u64 + 1, leaf_bytes));
         }
         let links: Vec<Cid> = blocks[begin..].iter().map(Block::cid).collect();
         let parent = parent(&links);

@@ -208,9 +208,7 @@ impl Driver {
                 }
             }
             Action::Misbehaved { peer, offence, shunned } => {
-                let Some(remote) = self.peers.remotes.get_mut(&peer) else {
-                    return None;
-                };
+                let remote = self.peers.remotes.get_mut(&peer)?;
                 remote.offences += 1;
                 self.offences += 1;
                 let id = remote.id;

@@ -1,6 +1,7 @@
 //! Connecting to peers, a bounded number at a time.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use libp2p::swarm::DialError;
@@ -22,6 +23,10 @@ const QUEUED_MAX: usize = 1_024;
 /// Callers that wait for one peer.
 const WAITING_MAX: usize = 256;
 
+/// A peer that was to be dialled while it was connected, and is not any more within this, is dialled after all: its
+/// connection was about to end, and whoever wants the peer may have heard of that before.
+const CLOSING: Duration = Duration::from_secs(5);
+
 type Waiting = oneshot::Sender<Result<(), ConnectError>>;
 
 #[derive(Debug, Default)]
@@ -29,6 +34,8 @@ pub(super) struct Dials {
     queue: VecDeque<Candidate>,
     dialling: HashSet<PeerId>,
     waiting: HashMap<PeerId, Vec<Waiting>>,
+    /// Those that were not dialled because they are connected; at most [`QUEUED_MAX`].
+    connected: HashMap<PeerId, (Instant, Candidate)>,
 }
 
 impl Dials {
@@ -91,13 +98,32 @@ impl Host {
         }
     }
 
+    /// The last connection with a peer is gone.
+    pub(super) fn gone(&mut self, peer: PeerId) {
+        if let Some((at, candidate)) = self.dials.connected.remove(&peer)
+            && at.elapsed() < CLOSING
+        {
+            self.dial(candidate);
+        }
+    }
+
     /// Queues a dial. False when there is no room for it.
     pub(super) fn dial(&mut self, mut candidate: Candidate) -> bool {
         let peer = candidate.peer;
-        if self.swarm.is_connected(&peer) || self.is_shunned(&peer) || peer == *self.swarm.local_peer_id() {
+        if self.is_shunned(&peer) || peer == *self.swarm.local_peer_id() {
             return true;
         }
         candidate.addresses.truncate(ADDRESSES_MAX);
+        if self.swarm.is_connected(&peer) {
+            let connected = &mut self.dials.connected;
+            if connected.len() >= QUEUED_MAX {
+                connected.retain(|_, (at, _)| at.elapsed() < CLOSING);
+            }
+            if connected.len() < QUEUED_MAX {
+                connected.insert(peer, (Instant::now(), candidate));
+            }
+            return true;
+        }
         if let Some(queued) = self.dials.queue.iter_mut().find(|queued| queued.peer == peer) {
             // The newer addresses are the better ones.
             if !candidate.addresses.is_empty() {

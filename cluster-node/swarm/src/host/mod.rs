@@ -167,6 +167,9 @@ impl Host {
             address: address.clone(),
             reason,
         };
+        for address in &self.config.listen {
+            is_free(address).map_err(|e| failed(address, e.to_string()))?;
+        }
         let mut pending = HashMap::<ListenerId, Multiaddr>::new();
         for address in self.config.listen.clone() {
             let id = self.swarm.listen_on(address.clone());
@@ -255,14 +258,15 @@ impl Host {
                     peer.connections.remove(&connection_id);
                     if peer.connections.is_empty() {
                         self.peers.remove(&peer_id);
+                        self.gone(peer_id);
                     }
                 }
             }
-            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
-                if let Some(peer) = peer_id {
-                    self.dials.failed(peer, &error);
-                }
-            }
+            SwarmEvent::OutgoingConnectionError {
+                peer_id: Some(peer),
+                error,
+                ..
+            } => self.dials.failed(peer, &error),
             SwarmEvent::IncomingConnectionError {
                 send_back_addr, error, ..
             } => tracing::debug!(from = %send_back_addr, %error, "a connection was not taken"),
@@ -449,4 +453,19 @@ fn check(config: &SwarmConfig) -> Result<(), StartError> {
         }
     }
     Ok(())
+}
+
+/// Whether a TCP port is free. libp2p shares its ports between sockets, so that connections can go out from the port that
+/// it listens at; so a second node at the same port would go unnoticed, and each would get some of the other's peers.
+fn is_free(address: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = address.iter();
+    let ip: std::net::IpAddr = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
 }

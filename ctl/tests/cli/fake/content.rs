@@ -18,9 +18,11 @@ use crate::runner::cid;
 /// How the client's side of an add ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ended {
-    /// As if all was sent.
+    /// With the word that it is the end.
     #[default]
     Clean,
+    /// Without it.
+    Cut,
     /// With a message that is none.
     Refused,
     /// With an error of the connection.
@@ -75,6 +77,7 @@ impl Add {
                 last.longest = last.longest.max(data.len());
                 last.data.extend_from_slice(&data);
             }
+            Message::End(_) => {}
         }
     }
 
@@ -108,7 +111,7 @@ impl Fake {
         self.adds.lock().expect("not poisoned").clone()
     }
 
-    fn note(&self, method: &'static str, what: &str) {
+    pub(super) fn note(&self, method: &'static str, what: &str) {
         self.calls.lock().expect("not poisoned").push((method, what.to_owned()));
         self.called.notify_all();
     }
@@ -123,6 +126,9 @@ impl Fake {
         let mut count = 0;
         add.ended = loop {
             match messages.message().await {
+                Ok(Some(v1::AddRequest {
+                    message: Some(Message::End(_)),
+                })) => break Ended::Clean,
                 Ok(Some(v1::AddRequest { message: Some(message) })) => {
                     let is_data = matches!(message, Message::Data(_));
                     add.take(message);
@@ -132,7 +138,7 @@ impl Fake {
                     }
                 }
                 Ok(Some(_)) => break Ended::Refused,
-                Ok(None) => break Ended::Clean,
+                Ok(None) => break Ended::Cut,
                 Err(_) => break Ended::Broken,
             }
             if let Some((Some(after), what)) = &end

@@ -2,6 +2,7 @@
 
 mod faults;
 mod mixed;
+mod ops;
 
 use std::time::Duration;
 
@@ -209,7 +210,8 @@ async fn what_is_wrong_with_an_add_is_said_and_nothing_is_pinned() -> anyhow::Re
         }),
         ..v1::AddStart::default()
     };
-    let cases: Vec<(v1::AddStart, Vec<(&str, Option<&[u8]>)>, &str)> = vec![
+    type Case<'a> = (v1::AddStart, Vec<(&'a str, Option<&'a [u8]>)>, &'a str);
+    let cases: Vec<Case<'_>> = vec![
         (start_of(1), vec![], ""),
         (start_of(1), vec![("a", Some(b"a")), ("b", Some(b"b"))], "path"),
         (start_of(1), vec![("../a", Some(b"a"))], "path"),
@@ -253,6 +255,23 @@ async fn what_is_wrong_with_an_add_is_said_and_nothing_is_pinned() -> anyhow::Re
     let messages = [v1::add_request::Message::Data(vec![1, 2, 3].into())];
     let refused = client.add_messages(messages.to_vec()).await.expect_err("no start");
     ensure!(refused.message().contains("start"), "{refused:?}");
+    // A client that cancels in the middle looks to the server like one that has sent all.
+    let cut = vec![
+        v1::add_request::Message::Start(start_of(1)),
+        v1::add_request::Message::Entry(v1::AddEntry {
+            path: "half".into(),
+            ..v1::AddEntry::default()
+        }),
+        v1::add_request::Message::Data(vec![1, 2, 3].into()),
+    ];
+    let refused = client
+        .add_cut(cut)
+        .await
+        .expect_err("it did not say that it is the end");
+    ensure!(
+        refused.code() == Code::InvalidArgument && refused.message().contains("broken off"),
+        "{refused:?}"
+    );
     ensure!(count(&client).await? == 0, "nothing was pinned");
 
     // What nobody has is said so, and by its name.
