@@ -156,8 +156,12 @@ async fn car_files_that_are_broken_are_refused_and_it_is_said_why() -> anyhow::R
     let two = [roots.clone(), vec![other.0]].concat();
     let cases: Vec<(&str, Vec<u8>, Vec<String>)> = vec![
         ("nothing", Vec::new(), vec!["ends in the middle".into()]),
-        ("no CAR", b"no CAR at all".to_vec(), vec!["CAR header".into()]),
-        ("HTML", b"<!DOCTYPE html><html></html>".to_vec(), vec!["header".into()]),
+        ("no CAR", b"no CAR at all".to_vec(), vec!["header".into()]),
+        (
+            "HTML",
+            b"<!DOCTYPE html><html><head><title>404</title></head><body>Not found</body></html>".to_vec(),
+            vec!["CAR header".into()],
+        ),
         (
             "cut in a block",
             good[..good.len() - 1].to_vec(),

@@ -1,5 +1,7 @@
 //! Helia: content goes from one peer to the embedded node and from there to another peer, which are not connected.
 
+use std::time::Instant;
+
 use anyhow::{Context, ensure};
 use cluster_tests::content::{fresh_bytes, seeded_bytes};
 use cluster_tests::helia::{Added, GraphCodec, Hash, HeliaPeer, Make, Transport, UnixfsOptions, car};
@@ -31,6 +33,7 @@ impl Chain {
     /// Brings something from the first peer to the second. Of its blocks, `known` are there already.
     async fn pass(&self, what: &Make, known: u64) -> anyhow::Result<Added> {
         let added = self.from.add(what).await?;
+        let begun = Instant::now();
         let cid = added.cid;
         let pinned = self.ours.pin_from(&cid, self.from.address(self.transport)).await;
         let status = pinned.with_context(|| format!("we fetch {what:?}, {cid}, from Helia"))?;
@@ -38,8 +41,14 @@ impl Chain {
             (status.blocks, status.bytes) == (added.blocks, added.bytes),
             "{what:?}: {status:?}, {added:?}"
         );
+        let ours = begun.elapsed();
         let fetched = self.to.fetch_within(&cid, FETCH_LIMIT, 64).await;
         let fetched = fetched.with_context(|| format!("Helia fetches {what:?}, {cid}, from us"))?;
+        // Shown when the test fails.
+        println!(
+            "{what:?}: {ours:?} from Helia to us, {:?} on to Helia",
+            begun.elapsed() - ours
+        );
         ensure!(
             (fetched.blocks, fetched.bytes) == (added.blocks, added.bytes),
             "{what:?}: {fetched:?}, {added:?}"

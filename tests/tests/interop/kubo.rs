@@ -1,5 +1,7 @@
 //! Kubo: content goes from one daemon to the embedded node and from there to another daemon, which are not connected.
 
+use std::time::Instant;
+
 use anyhow::{Context, ensure};
 use cluster_proto::v1;
 use cluster_tests::content::fresh_bytes;
@@ -50,11 +52,18 @@ impl Chain {
 
     /// Brings what the first daemon has to the second.
     async fn pass(&self, cid: &Cid, what: &str) -> anyhow::Result<v1::NodeStatus> {
+        let begun = Instant::now();
         let fetch = self.ours.pin_from(cid, self.from.1.swarm_address());
         let status = fetch
             .await
             .with_context(|| format!("we fetch {what}, {cid}, from Kubo"))?;
+        let ours = begun.elapsed();
         self.take(cid, what).await?;
+        // Shown when the test fails.
+        println!(
+            "{what}: {ours:?} from Kubo to us, {:?} on to Kubo",
+            begun.elapsed() - ours
+        );
         Ok(status)
     }
 
@@ -136,9 +145,9 @@ async fn pass_small(chain: &Chain) -> anyhow::Result<()> {
         chain.check_file(&format!("{cid}/{name}"), content, name).await?;
     }
     for what in [
-        Make::graph(GraphCodec::DagCbor, 2, 4, 4),
-        Make::graph(GraphCodec::DagJson, 3, 4, 4),
-        Make::graph(GraphCodec::DagCbor, 4, 100, 1),
+        Make::graph(GraphCodec::DagCbor, 2, 3, 4),
+        Make::graph(GraphCodec::DagJson, 3, 3, 4),
+        Make::graph(GraphCodec::DagCbor, 4, 50, 1),
         Make::hamt(5, 300, 100),
     ] {
         chain.pass_made(&what).await?;
