@@ -59,10 +59,13 @@ impl Ipfs {
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
-    /// The CID of a path; nothing is kept.
+    /// The CID of a path.
     fn cid(&self, options: &[&str], path: &str) -> anyhow::Result<String> {
-        let fixed = ["add", "--recursive", "--only-hash", "--quieter"];
-        self.run(&[&fixed, options, &[path]].concat())
+        let fixed = ["add", "--recursive", "--quieter", "--pin=false"];
+        // With modes or times it looks for what it did not keep.
+        let keep = options.iter().any(|option| option.starts_with("--preserve"));
+        let only_hash: &[&str] = if keep { &[] } else { &["--only-hash"] };
+        self.run(&[&fixed, only_hash, options, &[path]].concat())
     }
 }
 
