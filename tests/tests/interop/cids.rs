@@ -110,7 +110,10 @@ async fn cids_are_those_of_ipfs_add() -> anyhow::Result<()> {
         for name in ["nothing", "one", "some", "large", "many", "tree/empty/inside"] {
             cases.push((Vec::new(), path(name)));
         }
-        cases.push((vec!["--preserve-mode", "--preserve-mtime"], path("tree")));
+        cases.push((
+            vec!["--preserve-mode", "--preserve-mtime", "--raw-leaves=false"],
+            path("tree"),
+        ));
         for (options, path) in cases {
             let fixed = ["add", "--cid-only", "--replicas", "1", "--profile", profile];
             let made = ctl.run(&[&fixed, &options[..], &[&path]].concat()).await?;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use cluster_tests::content::{fresh_bytes, seeded_bytes};
-use cluster_tests::helia::{Added, GraphCodec, Hash, HeliaPeer, Make, Transport, UnixfsOptions, car};
+use cluster_tests::helia::{Added, GraphCodec, Hash, HeliaOptions, HeliaPeer, Make, Transport, UnixfsOptions, car};
 
 use super::{FETCH_LIMIT, LARGE, MANY_FILES, Ours};
 
@@ -18,7 +18,13 @@ struct Chain {
 
 impl Chain {
     async fn start(transport: Transport) -> anyhow::Result<Self> {
-        let (from, ours, to) = tokio::try_join!(HeliaPeer::start(), Ours::start(), HeliaPeer::start())?;
+        // Only with this one: nodes tell each other all of their addresses, and take any of them when they meet again.
+        let options = HeliaOptions {
+            listen: vec![transport],
+            ..HeliaOptions::default()
+        };
+        let (from, to) = (HeliaPeer::start_with(options.clone()), HeliaPeer::start_with(options));
+        let (from, ours, to) = tokio::try_join!(from, Ours::start(), to)?;
         let connection = to.connect(&ours.address(transport).await?).await?;
         ensure!(transport.is_of(&connection.address), "{connection:?}");
         Ok(Self {
@@ -44,8 +50,9 @@ impl Chain {
         let fetched = self.to.fetch_within(&cid, FETCH_LIMIT, 64).await;
         let fetched = fetched.with_context(|| format!("Helia fetches {what:?}, {cid}, from us"))?;
         // Shown when the test fails.
+        let name: String = format!("{what:?}").chars().take(70).collect();
         println!(
-            "{what:?}: {ours:?} from Helia to us, {:?} on to Helia",
+            "{name}: {ours:?} from Helia to us, {:?} on to Helia",
             begun.elapsed() - ours
         );
         ensure!(
