@@ -213,7 +213,7 @@ async fn car_files_that_are_broken_are_refused_and_it_is_said_why() -> anyhow::R
             iroh_make(&[], &blocks).await?,
             vec!["roots".into(), "0".into(), "pin".into()],
         ),
-        ("a cut frame", framed(&good)[..45].to_vec(), vec!["padding".into()]),
+        ("a cut frame", framed(&good)[..55].to_vec(), vec!["padding".into()]),
         (
             "a frame cut in its data",
             framed(&good)[..good.len()].to_vec(),
