@@ -116,7 +116,8 @@ async fn cids_are_those_of_ipfs_add() -> anyhow::Result<()> {
         ));
         for (options, path) in cases {
             let fixed = ["add", "--cid-only", "--replicas", "1", "--profile", profile];
-            let made = ctl.run(&[&fixed, &options[..], &[&path]].concat()).await?;
+            let made = ctl.run(&[&fixed, &options[..], &[&path]].concat()).await;
+            let made = made.with_context(|| format!("the log ends with:\n{}", ours.cluster.peer(0).log_tail()))?;
             let theirs = ipfs.cid(&options, &path)?;
             ensure!(
                 made.trim() == theirs,
