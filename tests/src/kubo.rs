@@ -203,6 +203,29 @@ impl KuboDaemon {
     /// Adds files, by name and content, without pinning them, with options of Kubo's `/api/v0/add` as in a query. Gives
     /// the CID that Kubo names last: of the last file, or of the directory around them when the options ask for one.
     pub async fn add_with(&self, options: &str, files: &[(&str, &[u8])]) -> anyhow::Result<Cid> {
+        let answer = self.upload(&format!("add?pin=false&{options}"), files).await?;
+        let last = answer.lines().last().context("the answer to add is empty")?;
+        let last: Value = serde_json::from_str(last)?;
+        let cid = last["Hash"].as_str().context("the answer to add has no Hash")?;
+        Ok(cid.parse()?)
+    }
+
+    /// Takes the blocks of a CAR file, without pinning its roots, and returns their number.
+    pub async fn import(&self, car: &[u8]) -> anyhow::Result<u64> {
+        let files = [("car", car)];
+        let answer = self.upload("dag/import?pin-roots=false&stats=true", &files).await?;
+        let last = answer.lines().last().context("the answer to dag/import is empty")?;
+        let stats: Value = serde_json::from_str(last)?;
+        let blocks = stats["Stats"]["BlockCount"].as_u64();
+        blocks.context("the answer to dag/import has no number of blocks")
+    }
+
+    /// The blocks below a CID, as a CAR file.
+    pub async fn export(&self, cid: &Cid) -> anyhow::Result<Vec<u8>> {
+        self.read(&format!("dag/export?arg={cid}")).await
+    }
+
+    async fn upload(&self, path_and_query: &str, files: &[(&str, &[u8])]) -> anyhow::Result<String> {
         let boundary = format!("pinfleet-{}", uuid::Uuid::new_v4().simple());
         let mut body = Vec::new();
         for (name, content) in files {
@@ -215,16 +238,11 @@ impl KuboDaemon {
             body.extend_from_slice(b"\r\n");
         }
         body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-        let url = format!("{}/api/v0/add?pin=false&{options}", self.address);
         let request = self
             .http
-            .post(url)
+            .post(format!("{}/api/v0/{path_and_query}", self.address))
             .header("content-type", format!("multipart/form-data; boundary={boundary}"));
-        let answer = self.send(request.body(body)).await?;
-        let last = answer.lines().last().context("the answer to add is empty")?;
-        let last: Value = serde_json::from_str(last)?;
-        let cid = last["Hash"].as_str().context("the answer to add has no Hash")?;
-        Ok(cid.parse()?)
+        self.send(request.body(body)).await
     }
 
     /// Connects it to another one.

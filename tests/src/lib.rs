@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod car;
 pub mod client;
 pub mod cluster;
 pub mod content;

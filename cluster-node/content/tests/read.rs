@@ -178,6 +178,26 @@ async fn import(file: &[u8]) -> Result<Imported, ContentError> {
     import_car(futures::stream::iter(parts), Store::new()).await
 }
 
+/// The store would refuse them too, and that would look like a fault of the node.
+#[tokio::test]
+async fn a_block_that_is_not_what_its_codec_says_is_the_fault_of_the_file() {
+    let car = |block: &Block| {
+        let mut out = Vec::new();
+        let mut writer = CarWriter::new(&[block.cid()], &mut out).expect("one root");
+        writer.block(block, &mut out);
+        out
+    };
+    for (codec, word) in [(0x71, "dag-cbor"), (0x70, "dag-pb"), (0x78, "git-raw")] {
+        let bad = block(codec, &[0xff]);
+        let error = import(&car(&bad)).await.expect_err("refused");
+        assert!(matches!(error, ContentError::Dag(_)), "{error:?}");
+        assert_eq!(error.class(), ErrorClass::Permanent);
+        let told = error.to_string();
+        assert!(told.contains(word) && told.contains(&bad.cid().to_string()), "{told}");
+    }
+    assert_eq!(import(&car(&block(0x55, &[0xff]))).await.expect("raw").blocks, 1);
+}
+
 #[tokio::test]
 async fn broken_car_files_are_refused_with_their_error() {
     let (good, other) = (block(0x55, b"good"), block(0x55, b"evil"));
