@@ -12,7 +12,7 @@ pub const HEAD_BYTES_LEAST: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at the same time, idle ones included. When all are in use, the one that has been idle longest makes room;
-    /// when none is idle, a new one is told 503. Default 4,096: about 40 MiB when all are open.
+    /// when none is idle, a new one is told 503. Default 4,096: some 16 KiB each as long as little is sent.
     pub connections_max: usize,
     /// Requests at the same time, from their head to the end of their answer; a further one gets 503 with `Retry-After`.
     /// Default 1,024.

@@ -11,7 +11,7 @@ use std::fmt;
 
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, Request};
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use futures::TryStreamExt as _;
 use http::{HeaderMap, StatusCode, header};
 use memchr::memmem::Finder;
@@ -30,8 +30,8 @@ const PADDING_BYTES_MAX: usize = 256;
 /// The parts of a body, one after another; an extractor too.
 pub struct Parts {
     data: BodyDataStream,
-    /// What came in and is not used yet.
-    buffer: BytesMut,
+    /// What came in and is not used yet: a piece as it came, or what was left of one and the next.
+    buffer: Bytes,
     /// A line break, two dashes and the boundary.
     delimiter: Finder<'static>,
     place: Place,
@@ -76,7 +76,7 @@ impl Parts {
         Ok(Self {
             data: body.into_data_stream(),
             // The first boundary need have no line break before it.
-            buffer: BytesMut::from(&b"\r\n"[..]),
+            buffer: Bytes::from_static(b"\r\n"),
             delimiter: Finder::new(&delimiter).into_owned(),
             place: Place::Preamble,
             fresh: false,
@@ -183,7 +183,7 @@ impl Parts {
             match self.look() {
                 Seen::Data(len) => {
                     self.fresh = false;
-                    return Ok(Some(self.buffer.split_to(len).freeze()));
+                    return Ok(Some(self.buffer.split_to(len)));
                 }
                 Seen::Boundary { len, last } => {
                     self.place = if last { Place::End } else { Place::Head };
@@ -252,13 +252,12 @@ impl Parts {
             let words = "the body ends before its last boundary; it was cut off, or its Content-Type names another one";
             return Err(Failure::bad(words));
         };
-        if self.buffer.is_empty()
-            && let Ok(piece) = piece.clone().try_into_mut()
-        {
-            self.buffer = piece;
+        // Most pieces end where nothing is left, and are not copied.
+        self.buffer = if self.buffer.is_empty() {
+            piece
         } else {
-            self.buffer.extend_from_slice(&piece);
-        }
+            [self.buffer.as_ref(), &piece].concat().into()
+        };
         Ok(())
     }
 }

@@ -4,10 +4,13 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
+/// Names in lower case, and values.
+pub type Params = Vec<(String, Vec<u8>)>;
+
 /// The value before the parameters in lower case, and the parameters with their names in lower case; `None` if it is not
 /// written as RFC 2045 says. A backslash in quotes stands for the next character only before one that needs it, as in Go:
 /// elsewhere it is most often part of a path of Windows.
-pub fn parse(text: &[u8]) -> Option<(String, Vec<(String, Vec<u8>)>)> {
+pub fn parse(text: &[u8]) -> Option<(String, Params)> {
     let end = text.iter().position(|byte| *byte == b';').unwrap_or(text.len());
     let value = std::str::from_utf8(text[..end].trim_ascii()).ok()?.to_ascii_lowercase();
     let mut params = Vec::new();

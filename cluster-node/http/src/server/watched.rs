@@ -16,7 +16,7 @@ use super::life::Life;
 use crate::Limits;
 
 /// What is read at once while a head is looked for.
-const READ_BYTES: usize = 8 * 1024;
+const READ_BYTES: usize = 4 * 1024;
 /// How long what a client still sends is thrown away after the answer, so that it gets to read the answer: a connection that is
 /// closed with bytes unread is reset, and the client's system then forgets what it received. Clients that read their answer
 /// close at once.
@@ -332,6 +332,9 @@ impl Stall {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::sleep;
 
@@ -399,5 +402,87 @@ mod tests {
         let began = Instant::now();
         assert_eq!(ours.read_buf(&mut nothing).await.expect("no error"), 0);
         assert_eq!(began.elapsed().as_secs(), limits.idle_timeout.as_secs());
+    }
+
+    /// Gives pieces one by one, and often nothing before one.
+    struct Pieces(VecDeque<Option<Vec<u8>>>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            match self.0.pop_front() {
+                None => Poll::Ready(Ok(())),
+                Some(None) => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                Some(Some(mut piece)) => {
+                    let rest = piece.split_off(piece.len().min(buffer.remaining()));
+                    buffer.put_slice(&piece);
+                    if !rest.is_empty() {
+                        self.0.push_front(Some(rest));
+                    }
+                    Poll::Ready(Ok(()))
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn however_bytes_come_and_are_asked_for_the_same_is_read(
+            kinds in prop::collection::vec((0..3_u8, 0_usize..9000), 0..6),
+            garbage in prop::option::of("[a-z:\r\n ]{0,40}"),
+            ends in prop::collection::vec(any::<prop::sample::Index>(), 0..30),
+            pauses in prop::collection::vec(any::<bool>(), 32),
+            room in 1_usize..5000,
+        ) {
+            let mut bytes = Vec::new();
+            for (kind, len) in kinds {
+                let body = "GET / HTTP/1.1\r\n\r\n".repeat(len / 18 + 1);
+                let body = &body[..len];
+                let text = match kind {
+                    0 => format!("GET /{len} HTTP/1.1\r\n\r\n"),
+                    1 => format!("PUT / HTTP/1.1\r\nContent-Length: {len}\r\n\r\n{body}"),
+                    _ => format!("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n{:x}\r\n{body}\r\n0\r\n\r\n", len.max(1)),
+                };
+                bytes.extend_from_slice(text.as_bytes());
+            }
+            bytes.extend_from_slice(garbage.unwrap_or_default().as_bytes());
+
+            let limits = Limits::default();
+            let mut framing = Framing::new(limits.head_bytes_max, limits.target_bytes_max);
+            let (mut raw, mut expected) = (BytesMut::from(&bytes[..]), BytesMut::new());
+            framing.feed(&mut raw, &mut expected);
+            framing.end();
+            framing.feed(&mut raw, &mut expected);
+
+            let mut ends: Vec<usize> = ends.iter().map(|end| end.index(bytes.len() + 1)).collect();
+            ends.extend([0, bytes.len()]);
+            ends.sort_unstable();
+            let mut pieces = VecDeque::new();
+            for (pair, pause) in ends.windows(2).zip(pauses) {
+                if pause {
+                    pieces.push_back(None);
+                }
+                if pair[0] < pair[1] {
+                    pieces.push_back(Some(bytes[pair[0]..pair[1]].to_vec()));
+                }
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+            let read = runtime.block_on(async {
+                let stream = tokio::io::join(Pieces(pieces), tokio::io::sink());
+                let mut stream = Watched::new(stream, &limits, Life::new(&Arc::default()));
+                let mut all = Vec::new();
+                let mut part = vec![0; room];
+                loop {
+                    let len = stream.read(&mut part).await.expect("no error");
+                    if len == 0 {
+                        return all;
+                    }
+                    all.extend_from_slice(&part[..len]);
+                }
+            });
+            prop_assert_eq!(read, expected.to_vec());
+        }
     }
 }

@@ -164,6 +164,16 @@ async fn heads_are_431_and_targets_414_beyond_their_bounds() {
 }
 
 #[tokio::test]
+async fn a_thousand_cids_fit_into_a_query() {
+    let (served, _) = served(Limits::default()).await;
+    for (len, status) in [(65_534, 200), (65_535, 414)] {
+        let target = format!("/pins?{}", "x".repeat(len - "/pins?".len()));
+        let answer = served.ask(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert_eq!(answer.status, status);
+    }
+}
+
+#[tokio::test]
 async fn a_long_head_behind_a_request_that_is_still_answered_waits_for_its_turn() {
     let (served, gate) = served(Limits::default()).await;
     let mut client = served.connect().await;

@@ -13,7 +13,7 @@ use crate::support::Served;
 
 /// `/lines?n=3&error=text`: so many objects, and then an error if one is given.
 async fn lines(query: Query, _: Whole) -> Response {
-    let count = query.uint("n").unwrap().unwrap_or_default();
+    let count = query.uint("n").expect("a number").unwrap_or_default();
     let error = query
         .get("error")
         .map(|text| Failure::new(StatusCode::IM_A_TEAPOT, text));
