@@ -41,6 +41,15 @@ const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// few dozen are in use, a scan for each list of its clients included.
 const PEER_STREAMS_MAX: u32 = 256;
 
+/// Bytes that a client may send of one stream before they are read.
+const CLIENT_STREAM_WINDOW: u32 = 512 << 10;
+
+/// The same for all streams of a connection. What clients send in small pieces (files of an add, items of a bulk stream) costs
+/// more than its bytes while it waits here, and h2 ends the connection as hostile when that is more than half of this
+/// window: a piece below 256 bytes counts for 256. With 64 times the window of a stream, a stream of the smallest messages
+/// there are (11 bytes on average) that nobody reads for some time stays below it.
+const CLIENT_CONNECTION_WINDOW: u32 = 32 << 20;
+
 /// A server that runs.
 pub struct Serving {
     stop: CancellationToken,
@@ -119,6 +128,8 @@ pub fn serve_clients(
     let served = async move {
         let server = Server::builder()
             .max_concurrent_streams(streams_max)
+            .initial_stream_window_size(CLIENT_STREAM_WINDOW)
+            .initial_connection_window_size(CLIENT_CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .layer(GrpcMetricsLayer::new(metrics))
             .layer(admission)
