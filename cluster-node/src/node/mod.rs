@@ -8,6 +8,7 @@ mod join;
 mod limits;
 mod observe;
 mod operate;
+mod rest;
 mod serve;
 mod standing;
 mod supervise;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cluster_consensus::{Consensus, ConsensusConfig, OwnRuntime, RaftPeer, RuntimeOptions};
+use cluster_http::{Authenticate, Open};
 use cluster_security::{ConnectorOptions, Identity, PeerConnector, PeerTls, secret_file};
 use cluster_storage::ledger::{Ledger, LedgerOptions};
 use cluster_storage::lower_priority;
@@ -45,6 +47,7 @@ use channels::{AddressBook, Channels};
 use embedded::{Embedded, TellFellows, own_node, tell_numbers};
 use limits::ConfiguredLimits;
 use observe::{CountAttempts, CountProposals, Scraped, kubo_observer};
+use rest::{RestListeners, RestServers};
 use serve::{Serving, serve_clients, serve_peers};
 use standing::Standing;
 use supervise::{supervised, watch_ledger, watch_readiness};
@@ -77,6 +80,8 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
 
     let peer_listener = bind(config.peer.listen, "peer.listen").await?;
     let grpc_listener = bind(config.api.grpc_listen, "api.grpc_listen").await?;
+    let rest_listeners = RestListeners::bind(&config.rest).await?;
+    let rest_addresses = rest_listeners.addresses();
     let (peer_address, grpc_address) = (peer_listener.local_addr()?, grpc_listener.local_addr()?);
     let introduce = introduction(own, &config, peer_address, grpc_address);
 
@@ -151,6 +156,7 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         worker_runtime,
         embedded,
         clients: None,
+        rest: None,
         admission: admission.clone(),
     };
 
@@ -195,12 +201,20 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let worker = pins.worker.clone();
     running.watch("worker", async move { worker.ended().await });
     running.watch("proposer", pins.proposer.ended());
+    let auth: Arc<dyn Authenticate> = Arc::new(Open);
+    running.rest = Some(rest_listeners.serve(&config.rest, &pins, &auth, None, &health)?);
     let clients = serve_clients(grpc_listener, pins, metrics, &config, admission, &health);
     running.clients = Some(clients?);
 
     let ready = stop.run_until_cancelled(health.until_ready_is(true)).await;
     if ready.is_some() {
-        write_run_file(&dir, &config, own, peer_address, grpc_address, running.http.address())?;
+        let addresses = Addresses {
+            peer: peer_address,
+            grpc: grpc_address,
+            rest: rest_addresses.first().copied(),
+            http: running.http.address(),
+        };
+        write_run_file(&dir, &config, own, &addresses)?;
         tracing::info!(peer = %own, grpc = %grpc_address, peers = %peer_address, "the peer is ready");
         stop.cancelled().await;
     }
@@ -223,6 +237,7 @@ struct Running {
     worker_runtime: OwnRuntime,
     embedded: Option<Embedded>,
     clients: Option<Serving>,
+    rest: Option<RestServers>,
     admission: Admission,
 }
 
@@ -256,6 +271,9 @@ impl Running {
         let share = self.deadline / 4;
         // First, so that no call that begins now loses its leader in the middle.
         self.admission.stop_taking();
+        if let Some(rest) = &self.rest {
+            rest.end();
+        }
         if !self.admission.calls_ended(share / 2).await {
             tracing::info!("some calls are still open");
         }
@@ -272,6 +290,11 @@ impl Running {
             && !clients.stop(share / 2).await
         {
             tracing::info!("connections of clients that are still open are cut");
+        }
+        if let Some(rest) = self.rest
+            && !rest.stop(share / 2).await
+        {
+            tracing::info!("answers of the REST API that are still open are cut");
         }
         self.tasks.close();
         // The loops end at once; nothing they do needs an end.
@@ -581,21 +604,24 @@ fn configured_nodes(config: &Config, own: PeerId) -> Vec<StorageNode> {
     config.nodes.iter().map(node).collect()
 }
 
-fn write_run_file(
-    dir: &DataDir,
-    config: &Config,
-    own: PeerId,
+/// Where this peer listens.
+struct Addresses {
     peer: SocketAddr,
     grpc: SocketAddr,
+    /// The first of them; none when it is off.
+    rest: Option<SocketAddr>,
     http: SocketAddr,
-) -> anyhow::Result<()> {
+}
+
+fn write_run_file(dir: &DataDir, config: &Config, own: PeerId, addresses: &Addresses) -> anyhow::Result<()> {
     let run = serde_json::json!({
         "id": own.to_string(),
         "name": config.peer.name,
         "pid": std::process::id(),
-        "grpc": grpc.to_string(),
-        "peer": peer.to_string(),
-        "http": http.to_string(),
+        "grpc": addresses.grpc.to_string(),
+        "rest": addresses.rest.map(|address| address.to_string()),
+        "peer": addresses.peer.to_string(),
+        "http": addresses.http.to_string(),
         "config": dir.config_file().display().to_string(),
     });
     standing::replace_file(&dir.run_json(), format!("{run:#}\n").as_bytes())
