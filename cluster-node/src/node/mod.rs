@@ -9,6 +9,7 @@ mod limits;
 mod observe;
 mod operate;
 mod rest;
+mod run_file;
 mod serve;
 mod standing;
 mod supervise;
@@ -48,6 +49,7 @@ use embedded::{Embedded, TellFellows, own_node, tell_numbers};
 use limits::ConfiguredLimits;
 use observe::{CountAttempts, CountProposals, Scraped, kubo_observer};
 use rest::{RestListeners, RestServers};
+use run_file::{Addresses, write_run_file};
 use serve::{Serving, serve_clients, serve_peers};
 use standing::Standing;
 use supervise::{supervised, watch_ledger, watch_readiness};
@@ -602,27 +604,4 @@ fn configured_nodes(config: &Config, own: PeerId) -> Vec<StorageNode> {
         auth_file: section.auth_file.display().to_string(),
     };
     config.nodes.iter().map(node).collect()
-}
-
-/// Where this peer listens.
-struct Addresses {
-    peer: SocketAddr,
-    grpc: SocketAddr,
-    /// The first of them; none when it is off.
-    rest: Option<SocketAddr>,
-    http: SocketAddr,
-}
-
-fn write_run_file(dir: &DataDir, config: &Config, own: PeerId, addresses: &Addresses) -> anyhow::Result<()> {
-    let run = serde_json::json!({
-        "id": own.to_string(),
-        "name": config.peer.name,
-        "pid": std::process::id(),
-        "grpc": addresses.grpc.to_string(),
-        "rest": addresses.rest.map(|address| address.to_string()),
-        "peer": addresses.peer.to_string(),
-        "http": addresses.http.to_string(),
-        "config": dir.config_file().display().to_string(),
-    });
-    standing::replace_file(&dir.run_json(), format!("{run:#}\n").as_bytes())
 }
