@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn metrics_are_what_was_heard_and_is_fresh() {
         let fresh = view(true, Some(heard(true)), Duration::from_secs(1));
-        let one = |name: &str, view| super::one(name, view, &node(), NOW);
+        let one = |name: &str, view: &MemberView| super::one(name, view, &node(), NOW);
         let free = one("freespace", &fresh).expect("told");
         assert_eq!((free.value.as_str(), free.weight, free.valid), ("5", 5, true));
         assert_eq!(free.received_at, 1_699_999_999_000_000_000);
