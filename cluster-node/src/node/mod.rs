@@ -4,6 +4,7 @@ mod admission;
 mod channels;
 mod content_http;
 mod embedded;
+mod introduce;
 mod join;
 mod limits;
 mod observe;
@@ -32,7 +33,7 @@ use cluster_worker::{Clock, SystemClock, Worker, WorkerConfig};
 use node_core::allocate::Policy;
 use node_core::command::{NewPeer, Op, Request};
 use node_core::pinset::{self, FIRST_RAFT_ID, Settings};
-use node_core::{NodeId, NodeState, PeerId, StorageNode};
+use node_core::PeerId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +47,7 @@ use crate::telemetry::{Health, HttpServer, Metrics};
 use admission::Admission;
 use channels::{AddressBook, Channels};
 use embedded::{Embedded, TellFellows, own_node, tell_numbers};
+use introduce::{configured_nodes, introduction};
 use limits::ConfiguredLimits;
 use observe::{CountAttempts, CountProposals, Scraped, kubo_observer};
 use rest::{RestListeners, RestServers};
@@ -204,7 +206,7 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     running.watch("worker", async move { worker.ended().await });
     running.watch("proposer", pins.proposer.ended());
     let auth: Arc<dyn Authenticate> = Arc::new(Open);
-    running.rest = Some(rest_listeners.serve(&config.rest, &pins, &auth, None, &health)?);
+    running.rest = Some(rest_listeners.serve(&config.rest, config.shutdown.deadline / 8, &pins, &auth, None, &health)?);
     let clients = serve_clients(grpc_listener, pins, metrics, &config, admission, &health);
     running.clients = Some(clients?);
 
@@ -324,27 +326,6 @@ async fn bind(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> 
     TcpListener::bind(address)
         .await
         .with_context(|| format!("{option} = \"{address}\": can't listen there"))
-}
-
-fn introduction(own: PeerId, config: &Config, peer: SocketAddr, grpc: SocketAddr) -> NewPeer {
-    let addresses = if config.peer.advertise.is_empty() {
-        vec![peer.to_string()]
-    } else {
-        config.peer.advertise.clone()
-    };
-    let api_address = if config.api.grpc_advertise.is_empty() {
-        grpc.to_string()
-    } else {
-        config.api.grpc_advertise.clone()
-    };
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    NewPeer {
-        id: own,
-        name: config.peer.name.clone(),
-        addresses,
-        api_address,
-        version,
-    }
 }
 
 /// Where the peer stands, and whether it is to begin a cluster.
@@ -589,19 +570,4 @@ async fn begin_cluster(
             started: true,
         },
     )
-}
-
-fn configured_nodes(config: &Config, own: PeerId) -> Vec<StorageNode> {
-    let node = |section: &crate::config::Node| StorageNode {
-        id: NodeId(0),
-        name: section.name.clone(),
-        peer: own,
-        kind: section.kind.as_str().to_owned(),
-        api: section.api.clone(),
-        tags: section.tags.clone(),
-        weight: section.weight,
-        state: NodeState::Active,
-        auth_file: section.auth_file.display().to_string(),
-    };
-    config.nodes.iter().map(node).collect()
 }

@@ -8,8 +8,8 @@ use anyhow::Context;
 use cluster_http::{Authenticate, Cors, ErrorForm, Limits, ServerOptions, serve};
 use http::{HeaderName, HeaderValue, Method};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::supervise::supervised;
 use crate::api::rest::{Rest, TokenIssuer};
@@ -23,7 +23,8 @@ pub struct RestListeners(Vec<(TcpListener, SocketAddr)>);
 /// The servers.
 pub struct RestServers {
     stop: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
+    /// Cut off when they are dropped: they hold the service, which must be let go before Raft closes.
+    tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl RestListeners {
@@ -44,16 +45,17 @@ impl RestListeners {
         self.0.iter().map(|(_, address)| *address).collect()
     }
 
-    /// Serves.
+    /// Serves. What is being answered at the end gets `grace`.
     pub fn serve(
         self,
         config: &config::Rest,
+        grace: Duration,
         pins: &Arc<Pins>,
         auth: &Arc<dyn Authenticate>,
         tokens: Option<Arc<dyn TokenIssuer>>,
         health: &Health,
     ) -> anyhow::Result<RestServers> {
-        let options = options(config)?;
+        let options = options(config, grace)?;
         let router = Rest::new(pins.clone(), tokens).router();
         let stop = CancellationToken::new();
         let tasks = self.0.into_iter().map(|(listener, _)| {
@@ -63,7 +65,8 @@ impl RestListeners {
                 served.await;
                 anyhow::Ok(())
             };
-            tokio::spawn(supervised("rest server", health.clone(), stop.clone(), served))
+            let task = supervised("rest server", health.clone(), stop.clone(), served);
+            AbortOnDropHandle::new(tokio::spawn(task))
         });
         Ok(RestServers {
             tasks: tasks.collect(),
@@ -78,14 +81,14 @@ impl RestServers {
         self.stop.cancel();
     }
 
-    /// Waits so long until all has been answered.
+    /// Waits so long until all has been answered, and cuts off the rest.
     pub async fn stop(self, limit: Duration) -> bool {
         self.stop.cancel();
         tokio::time::timeout(limit, futures::future::join_all(self.tasks)).await.is_ok()
     }
 }
 
-fn options(config: &config::Rest) -> anyhow::Result<ServerOptions> {
+fn options(config: &config::Rest, grace: Duration) -> anyhow::Result<ServerOptions> {
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     let mut options = ServerOptions::new("rest", ErrorForm::Rest);
     options.limits = Limits {
@@ -101,7 +104,7 @@ fn options(config: &config::Rest) -> anyhow::Result<ServerOptions> {
         stall_timeout: config.stall_timeout,
         parts_max: config.parts_max as usize,
         part_head_bytes_max: bytes(config.part_head_bytes_max),
-        ..Limits::default()
+        grace,
     };
     options.limits.check().context("[rest]")?;
     let names = |names: &[String]| -> anyhow::Result<Vec<HeaderName>> {
@@ -133,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_the_server() {
-        let made = options(&config::Config::default().rest).expect("valid");
+        let made = options(&config::Config::default().rest, Limits::default().grace).expect("valid");
         assert_eq!(made.limits, Limits::default());
         let (made, expected) = (made.cors.expect("on"), Cors::default());
         assert_eq!((&made.origins, &made.methods), (&expected.origins, &expected.methods));

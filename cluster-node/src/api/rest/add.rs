@@ -172,7 +172,7 @@ impl Add {
                     }
                 }
                 PartKind::Symlink => {
-                    let target = self.target().await?;
+                    let target = self.parts.text(TARGET_BYTES_MAX).await?;
                     adding.entry(Entry::symlink(&part.path, target)).await.map_err(failure)?;
                 }
                 PartKind::File => {
@@ -215,20 +215,6 @@ impl Add {
         };
         // Nobody listens any more: the task is about to end.
         let _ = self.out.send(Ok(object)).await;
-    }
-
-    /// Where a symlink points to.
-    async fn target(&mut self) -> Result<Vec<u8>, Failure> {
-        let mut target = Vec::new();
-        while let Some(bytes) = self.parts.chunk().await? {
-            target.extend_from_slice(&bytes);
-            if target.len() > TARGET_BYTES_MAX {
-                return Err(Failure::bad(format!(
-                    "the target of a symlink is longer than {TARGET_BYTES_MAX} bytes"
-                )));
-            }
-        }
-        Ok(target)
     }
 
     /// Tells what has become complete.
