@@ -125,7 +125,8 @@ fn options(config: &config::Rest, grace: Duration) -> anyhow::Result<ServerOptio
         options.headers.push((name, HeaderValue::try_from(value).context("rest.headers")?));
     }
     if config.has_tls() {
-        // TLSSTUB
+        let tls = cluster_http::tls::server_config(&config.tls_cert_file, &config.tls_key_file);
+        options.tls = Some(tls.context("rest.tls_cert_file and rest.tls_key_file")?);
     }
     Ok(options)
 }

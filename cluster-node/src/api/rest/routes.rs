@@ -397,15 +397,19 @@ pub const ROUTES: &[Route] = &[
 
 /// The router of all routes.
 pub fn router(rest: Arc<Rest>) -> Router {
+    unbound().with_state(rest)
+}
+
+fn unbound() -> Router<Arc<Rest>> {
     let mut router = Router::new();
     for route in ROUTES {
         let (scope, path) = (route.scope, route.path);
-        let guarded = (route.handler)().layer(from_fn(move |request: Request, next: Next| async move {
+        let guarded = (route.handler)().route_layer(from_fn(move |request: Request, next: Next| async move {
             guard(scope, path, request, next).await
         }));
         router = router.route(path, guarded);
     }
-    router.with_state(rest)
+    router
 }
 
 /// Lets through who has the right. What is asked with HEAD would otherwise be answered as GET, which changes nothing and
@@ -433,4 +437,24 @@ fn not_allowed(path: &str) -> Response {
         answer.headers_mut().insert(header::ALLOW, allow);
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_routes_are_in_each_others_way() {
+        // The router panics where they are.
+        let _ = unbound();
+    }
+
+    #[test]
+    fn whoever_changes_something_needs_a_right_for_it() {
+        for route in ROUTES.iter().filter(|route| !matches!(route.method, "get")) {
+            let scope = route.scope.expect("a change is for nobody without a right");
+            // A token is for who can read: it stands for the same rights.
+            assert!(scope >= Scope::Pin || route.path == "/token", "{}", route.path);
+        }
+    }
 }
