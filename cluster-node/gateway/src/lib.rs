@@ -5,7 +5,8 @@
 //! | [`gateway`] | anybody: verifiable content by CID, as blocks and CAR files |
 //! | [`rpc`] | another Pinfleet, or an operator: the part of Kubo's RPC that Pinfleet drives nodes by |
 //!
-//! [`serve`] runs either of them on a listener, with the bounds that HTTP itself does not have.
+//! [`cluster_http::serve_router`] runs either of them on a listener, with the bounds that HTTP itself does not have; [`limits`]
+//! says which.
 //!
 //! # Bounds
 //!
@@ -14,9 +15,7 @@
 //! | gateway requests at once | [`GatewayOptions::requests_max`] | each reads ahead; beyond it the answer is 429 with `Retry-After` |
 //! | blocks that a request reads ahead | [`GatewayOptions::blocks_ahead`] | 8 MiB of the largest blocks each |
 //! | RPC calls at once | [`RpcOptions::calls_max`] | pins may take days, and each holds a connection |
-//! | connections | [`ServeOptions::connections_max`] | further ones wait to be accepted |
-//! | time for the head of a request | [`ServeOptions::head_timeout`] | a client that sends nothing holds a connection |
-//! | time in which nothing can be sent | [`ServeOptions::stall_timeout`] | a client that reads nothing holds a request |
+//! | connections, heads, stalls | [`limits`] | a client that sends or reads nothing holds a connection, and perhaps a request |
 //! | names of a path | what fits into a URI | each costs a block to be read |
 //!
 //! What is sent is never collected: a body is asked for its next part when there is room for it. A client that goes away
@@ -25,9 +24,21 @@
 mod blocks;
 pub mod gateway;
 pub mod rpc;
-mod serve;
+
+use std::time::Duration;
 
 pub use blocks::Blocks;
+use cluster_http::Limits;
 pub use gateway::GatewayOptions;
 pub use rpc::{RpcCredential, RpcNode, RpcOptions};
-pub use serve::{ServeOptions, serve};
+
+/// What a client may take of a listener of either router.
+pub fn limits() -> Limits {
+    Limits {
+        // Each may hold a request that reads ahead, or a pin that takes days.
+        connections_max: 512,
+        // What is imported may come from a node that is still looking for its blocks.
+        body_idle_timeout: Duration::from_secs(60 * 60),
+        ..Limits::default()
+    }
+}

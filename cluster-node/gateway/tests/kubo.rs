@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cluster_content::import_car;
-use cluster_gateway::{GatewayOptions, ServeOptions, gateway};
+use cluster_gateway::{GatewayOptions, gateway, limits};
 use serde_json::{Value, json};
 
 use kubo::Kubo;
@@ -86,7 +86,7 @@ async fn answers_are_those_of_kubo() {
     import_car(exported, store.clone()).await.expect("good");
     let daemon = Daemon::start(&kubo);
     let router = gateway::router(store.clone() as Arc<_>, GatewayOptions::default());
-    let served = Served::new(router, ServeOptions::default()).await;
+    let served = Served::new(router, limits()).await;
     let http = client();
     let get = |base: String, accept: &'static str| {
         let request = http.get(base).header("accept", accept);

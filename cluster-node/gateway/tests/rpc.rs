@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use cluster_content::{AddOptions, Content, WalkOptions};
 use cluster_dag::unixfs::Chunker;
-use cluster_gateway::{RpcCredential, RpcNode, RpcOptions, ServeOptions, rpc};
+use cluster_gateway::{RpcCredential, RpcNode, RpcOptions, limits, rpc};
 use cluster_ipfs::{Held, IpfsNode, LookFor, Progress, Updated};
 use cluster_kubo::{Credentials, KuboClient, KuboOptions, Silent};
 use futures::TryStreamExt as _;
@@ -43,7 +43,7 @@ impl Rig {
             source: store.clone(),
             sink: store.clone(),
         };
-        let served = Served::new(rpc::router(parts, options), ServeOptions::default()).await;
+        let served = Served::new(rpc::router(parts, options), limits()).await;
         let address = served.url("").parse().expect("an address");
         let options = KuboOptions {
             stall_timeout: Duration::from_secs(5),

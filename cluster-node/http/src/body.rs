@@ -8,6 +8,7 @@ use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt as _;
 use http::StatusCode;
+use http_body::Body as _;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -21,14 +22,20 @@ impl Whole {
     /// Reads a body: 413 when it is larger than `body_bytes_max`, 408 when it takes longer than `body_timeout`.
     pub async fn read(body: Body, limits: &Limits) -> Result<Self, Failure> {
         let most = limits.body_bytes_max;
+        let too_long = || {
+            let words = format!("the body is longer than {most} bytes, which is the most that this server takes");
+            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, words)
+        };
+        // One that says so itself is not even read.
+        if body.size_hint().lower() > most as u64 {
+            return Err(too_long());
+        }
         let gathered = async {
             let mut data = body.into_data_stream();
             let mut whole = BytesMut::new();
             while let Some(piece) = data.try_next().await.map_err(|error| failed(&error))? {
                 if whole.len() + piece.len() > most {
-                    let words =
-                        format!("the body is longer than {most} bytes, which is the most that this server takes");
-                    return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, words));
+                    return Err(too_long());
                 }
                 whole.extend_from_slice(&piece);
             }

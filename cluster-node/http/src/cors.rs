@@ -56,15 +56,12 @@ impl Cors {
 
     /// The headers that answer a browser's question. Without those that allow something the answer is no.
     pub(crate) fn preflight(&self, request: &HeaderMap) -> HeaderMap {
-        let mut answer = HeaderMap::new();
-        for name in [
-            header::ORIGIN,
-            header::ACCESS_CONTROL_REQUEST_METHOD,
-            header::ACCESS_CONTROL_REQUEST_HEADERS,
-        ] {
-            answer.append(header::VARY, HeaderValue::from(name));
-        }
-        let Some(origin) = self.allowed_origin(request) else {
+        const ASKED: &str = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
+        let mut answer = HeaderMap::from_iter([(header::VARY, HeaderValue::from_static(ASKED))]);
+        let Some(origin) = request
+            .get(header::ORIGIN)
+            .and_then(|origin| self.allowed_origin(origin))
+        else {
             return answer;
         };
         let method = request.get(header::ACCESS_CONTROL_REQUEST_METHOD);
@@ -95,10 +92,10 @@ impl Cors {
         answer
     }
 
-    /// What is added to the answer of a request.
-    pub(crate) fn add(&self, method: &Method, request: &HeaderMap, answer: &mut HeaderMap) {
-        answer.append(header::VARY, HeaderValue::from_static("origin"));
-        let Some(origin) = self.allowed_origin(request) else {
+    /// What is added to the answer of a request from this origin.
+    pub(crate) fn add(&self, method: &Method, origin: Option<&HeaderValue>, answer: &mut HeaderMap) {
+        answer.append(header::VARY, HeaderValue::from_static("Origin"));
+        let Some(origin) = origin.and_then(|origin| self.allowed_origin(origin)) else {
             return;
         };
         if !self.allows_method(method.as_str().as_bytes()) {
@@ -119,9 +116,8 @@ impl Cors {
         }
     }
 
-    /// What is answered as the allowed origin, if there is one and it is allowed.
-    fn allowed_origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
-        let origin = request.get(header::ORIGIN)?;
+    /// What is answered as the allowed origin, if this one is allowed.
+    fn allowed_origin(&self, origin: &HeaderValue) -> Option<HeaderValue> {
         if self.origins.iter().any(|allowed| allowed == "*") {
             // Browsers refuse `*` beside credentials, so the origin is named then.
             return Some(if self.credentials {
@@ -164,5 +160,119 @@ impl Cors {
                 let always = self.headers.is_empty() && ALWAYS.iter().any(|a| a.eq_ignore_ascii_case(name));
                 always || name.eq_ignore_ascii_case("origin") || self.headers.iter().any(allowed)
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(HeaderName, &str)]) -> HeaderMap {
+        headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.parse().unwrap()))
+            .collect()
+    }
+
+    fn added(cors: &Cors, method: Method, origin: &str) -> HeaderMap {
+        let mut answer = HeaderMap::new();
+        cors.add(&method, Some(&origin.parse().unwrap()), &mut answer);
+        answer
+    }
+
+    fn asked(cors: &Cors, origin: &str, method: &str, headers: &str) -> HeaderMap {
+        cors.preflight(&map(&[
+            (header::ORIGIN, origin),
+            (header::ACCESS_CONTROL_REQUEST_METHOD, method),
+            (header::ACCESS_CONTROL_REQUEST_HEADERS, headers),
+        ]))
+    }
+
+    fn some_origins(origins: &[&str]) -> Cors {
+        Cors {
+            origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
+            ..Cors::default()
+        }
+    }
+
+    #[test]
+    fn a_page_may_read_by_default_and_use_no_credentials() {
+        let answer = added(&Cors::default(), Method::GET, "https://a.org");
+        assert_eq!(answer[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+        assert_eq!(answer[header::VARY], "Origin");
+        let exposed = answer[header::ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
+        assert!(exposed.contains(", x-stream-error"));
+        assert!(!answer.contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS));
+        let answer = added(&Cors::default(), Method::POST, "https://a.org");
+        assert_eq!(answer.keys().collect::<Vec<_>>(), [header::VARY]);
+    }
+
+    #[test]
+    fn beside_credentials_the_origin_is_named() {
+        let cors = Cors {
+            credentials: true,
+            ..Cors::default()
+        };
+        let answer = added(&cors, Method::GET, "https://a.org");
+        assert_eq!(answer[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.org");
+        assert_eq!(answer[header::ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
+    }
+
+    #[test]
+    fn a_preflight_is_answered_as_asked_or_without_a_word() {
+        let cors = Cors {
+            credentials: true,
+            max_age: Duration::from_secs(600),
+            ..some_origins(&["myorigin"])
+        };
+        let answer = asked(&cors, "myorigin", "GET", "content-type");
+        assert_eq!(
+            answer,
+            map(&[
+                (
+                    header::VARY,
+                    "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
+                ),
+                (header::ACCESS_CONTROL_ALLOW_ORIGIN, "myorigin"),
+                (header::ACCESS_CONTROL_ALLOW_METHODS, "GET"),
+                (header::ACCESS_CONTROL_ALLOW_HEADERS, "content-type"),
+                (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true"),
+                (header::ACCESS_CONTROL_MAX_AGE, "600"),
+            ])
+        );
+        for refused in [
+            asked(&cors, "other", "GET", "content-type"),
+            asked(&cors, "myorigin", "DELETE", "content-type"),
+            asked(&cors, "myorigin", "GET", "content-type, authorization"),
+        ] {
+            assert_eq!(refused.keys().collect::<Vec<_>>(), [header::VARY]);
+        }
+        let any = Cors {
+            headers: vec!["*".to_owned()],
+            ..cors
+        };
+        assert!(asked(&any, "myorigin", "GET", "x-any").contains_key(header::ACCESS_CONTROL_ALLOW_HEADERS));
+    }
+
+    #[test]
+    fn origins_match_whatever_their_case_and_with_one_star() {
+        let cors = some_origins(&["https://*.Example.org", "http://localhost:*", "aa*aa"]);
+        for (origin, expected) in [
+            ("https://a.example.org", true),
+            ("HTTPS://A.B.EXAMPLE.ORG", true),
+            ("https://example.org", false),
+            ("https://a.example.org.evil", false),
+            ("http://localhost:8080", true),
+            ("https://localhost:8080", false),
+            ("aaaa", true),
+            ("aaa", false),
+        ] {
+            let answer = added(&cors, Method::GET, origin);
+            assert_eq!(
+                answer.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN),
+                expected,
+                "{origin}"
+            );
+        }
     }
 }

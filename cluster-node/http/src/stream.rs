@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
@@ -10,10 +11,11 @@ use bytes::Bytes;
 use futures::Stream;
 use futures::stream::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 use serde::Serialize;
 
 use crate::failure::header_text;
+use crate::server::Life;
 use crate::{Failure, answer};
 
 /// The trailer that says why a stream ended early; empty when it did not.
@@ -122,33 +124,84 @@ impl http_body::Body for Lines {
 
 /// A body for a client that takes no trailers: one that says that something went wrong breaks the stream off, since a stream
 /// that ends well would say that these were all.
-pub(crate) struct Untrailed(pub Body);
+pub(crate) struct Untrailed {
+    body: Body,
+    /// The connection to break as well, where the end of the body is only that of the connection.
+    life: Option<Arc<Life>>,
+    /// What is wrong. It is told one turn later, so that what came before it gets on its way.
+    failed: Option<String>,
+}
+
+impl Untrailed {
+    pub fn new(body: Body, life: Option<Arc<Life>>) -> Self {
+        Self {
+            body,
+            life,
+            failed: None,
+        }
+    }
+}
 
 impl http_body::Body for Untrailed {
     type Data = Bytes;
     type Error = axum::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = match Pin::new(&mut self.get_mut().0).poll_frame(cx) {
+        let this = self.get_mut();
+        if let Some(text) = this.failed.take() {
+            if let Some(life) = &this.life {
+                life.break_off();
+            }
+            return Poll::Ready(Some(Err(axum::Error::new(BrokenOff(text)))));
+        }
+        let frame = match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
             other => return other,
         };
-        Poll::Ready(match frame.into_trailers() {
-            Ok(trailers) => trailers
-                .get_all(STREAM_ERROR)
-                .iter()
-                .find(|text| !text.is_empty())
-                .map(|text| {
-                    Err(axum::Error::new(BrokenOff(
-                        String::from_utf8_lossy(text.as_bytes()).into_owned(),
-                    )))
-                }),
-            Err(data) => Some(Ok(data)),
-        })
+        let trailers = match frame.into_trailers() {
+            Ok(trailers) => trailers,
+            Err(data) => return Poll::Ready(Some(Ok(data))),
+        };
+        let mut texts = trailers.get_all(STREAM_ERROR).iter();
+        let Some(text) = texts.find(|text| !text.is_empty()) else {
+            return Poll::Ready(None);
+        };
+        this.failed = Some(String::from_utf8_lossy(text.as_bytes()).into_owned());
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
 /// Why a stream was broken off.
 #[derive(Debug, thiserror::Error)]
 #[error("broken off: {0}")]
-pub(crate) struct BrokenOff(String);
+struct BrokenOff(String);
+
+/// A body with something that is let go when it is over.
+pub(crate) struct Held<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T> Held<T> {
+    pub fn new(body: Body, held: T) -> Self {
+        Self { body, _held: held }
+    }
+}
+
+impl<T: Unpin> http_body::Body for Held<T> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -10,7 +10,8 @@ use axum::Router;
 use cluster_content::{Sink, Source, StoreError};
 use cluster_dag::Block;
 use cluster_embedded::EmbeddedNode;
-use cluster_gateway::{Blocks, GatewayOptions, RpcCredential, RpcNode, RpcOptions, ServeOptions, gateway, rpc, serve};
+use cluster_gateway::{Blocks, GatewayOptions, RpcCredential, RpcNode, RpcOptions, gateway, limits, rpc};
+use cluster_http::serve_router;
 use cluster_kubo::{Credentials, Shown};
 use node_core::{Cid, ErrorClass};
 use tokio::net::TcpListener;
@@ -60,7 +61,7 @@ impl ContentHttp {
 }
 
 async fn listen(
-    option: &str,
+    option: &'static str,
     address: SocketAddr,
     router: Router,
     runtime: &Handle,
@@ -74,7 +75,7 @@ async fn listen(
     let stop = stop.clone();
     let served = async move {
         match TcpListener::from_std(listener) {
-            Ok(listener) => serve(listener, router, ServeOptions::default(), stop.cancelled()).await,
+            Ok(listener) => serve_router(listener, option, router, limits(), stop.cancelled()).await,
             Err(error) => tracing::error!(%bound, %error, "a listener could not be taken over"),
         }
     };

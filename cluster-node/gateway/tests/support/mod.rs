@@ -13,7 +13,8 @@ use bytes::Bytes;
 use cluster_content::{AddOptions, Adder, Entry, Sink, Source, StoreError};
 use cluster_dag::Block;
 use cluster_dag::car::{CarEvent, CarReader};
-use cluster_gateway::{Blocks, ServeOptions, serve};
+use cluster_gateway::Blocks;
+use cluster_http::{Limits, serve_router};
 use node_core::{Cid, ErrorClass};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -97,11 +98,11 @@ pub struct Served {
 }
 
 impl Served {
-    pub async fn new(router: Router, options: ServeOptions) -> Self {
+    pub async fn new(router: Router, limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (end, ended) = oneshot::channel();
-        let task = tokio::spawn(serve(listener, router, options, async {
+        let task = tokio::spawn(serve_router(listener, "gateway", router, limits, async {
             let _ = ended.await;
         }));
         Self {

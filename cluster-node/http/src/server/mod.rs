@@ -1,62 +1,58 @@
 //! Serving a router on a listener.
 
+mod access;
+mod connection;
+mod framing;
+mod life;
+mod options;
+mod pipeline;
+mod service;
+mod watched;
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use http::{HeaderName, HeaderValue};
-use tokio::net::TcpListener;
+use axum::extract::Request;
+use axum::response::Response;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::{HeaderValue, header};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
 
-use crate::{Authenticate, Cors, ErrorForm, Limits};
+use self::connection::Serving;
+pub(crate) use self::life::Life;
+use self::life::Resting;
+pub use self::options::{Paths, ServerOptions};
+use self::pipeline::Pipeline;
+use self::service::Answer;
+use crate::{Authenticate, ErrorForm, Failure, Limits};
 
-/// How one server answers.
-#[derive(Debug, Clone)]
-pub struct ServerOptions {
-    /// What it is called in logs, as `rest`.
-    pub name: &'static str,
-    /// How it writes errors.
-    pub error_form: ErrorForm,
-    /// What a client may take of it.
-    pub limits: Limits,
-    /// What pages of other origins may do; `None` says nothing about it at all.
-    pub cors: Option<Cors>,
-    /// Put onto every answer that is JSON.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// TLS, if it speaks that; see [`crate::tls`].
-    pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// What the client says its rights are restricted to.
-    pub realm: String,
-    /// What is made of paths before the router sees them.
-    pub paths: Paths,
-}
+/// After an accept that failed, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// For a connection that was told to make room: it has nothing to do, and is gone at once.
+const ROOM_WAIT: Duration = Duration::from_millis(200);
+/// Connections beyond the bound that are told so; further ones wait in the system's queue.
+const TURNED_AWAY_MAX: usize = 64;
 
-/// What is made of paths before the router sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Paths {
-    /// As IPFS Cluster: a path with a slash at its end is redirected (307) to the one without, one that is not clean to the
-    /// clean one (301), and segments are those of the decoded path.
-    #[default]
-    Tidy,
-    /// As they came.
-    AsIs,
-}
-
-impl ServerOptions {
-    /// The defaults, for a server of this name and form.
-    pub fn new(name: &'static str, error_form: ErrorForm) -> Self {
-        Self {
-            name,
-            error_form,
-            limits: Limits::default(),
-            cors: Some(Cors::default()),
-            headers: Vec::new(),
-            tls: None,
-            realm: crate::auth::REALM.to_owned(),
-            paths: Paths::default(),
-        }
-    }
-}
-
-/// Answers connections until `end` is done.
+/// Answers connections over HTTP/1.1 until `end` is done. What is being answered then gets [`Limits::grace`], and is cut off
+/// after it. HTTP/2 is not spoken: many requests on one connection would pass by the bounds.
+///
+/// Each request goes this way: log, credentials (so a 401 has no CORS headers), CORS, [`Paths`], the router. Whatever has no
+/// route is 404, and a method that a path does not have is 405 with `Allow`, both in the server's [`ErrorForm`]. Each request
+/// has a [`Principal`](crate::Principal) and a `ConnectInfo<SocketAddr>` among its extensions.
+///
+/// Answers with a `Trailer` header send their trailers whether or not the client said `TE: trailers`. Where that can't be (a
+/// client of HTTP/1.0, or a request that is not understood on the way), a stream that would end with an error in
+/// [`STREAM_ERROR`](crate::STREAM_ERROR) is broken off instead.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -64,7 +60,175 @@ pub async fn serve(
     auth: Arc<dyn Authenticate>,
     end: impl Future<Output = ()> + Send,
 ) {
-    let _ = (&router, &options, &auth);
+    let limits = options.limits.clone();
+    let tls = options.tls.clone().map(TlsAcceptor::from);
+    let answer = Arc::new(Pipeline::new(router, options, auth));
+    run(listener, answer, limits, tls, end).await;
+}
+
+/// Answers connections as [`serve`] does, by a router and nothing else: it sees each request as it came, and each answer goes
+/// out as it is.
+pub async fn serve_router(
+    listener: TcpListener,
+    name: &'static str,
+    router: Router,
+    limits: Limits,
+    end: impl Future<Output = ()> + Send,
+) {
+    run(listener, Arc::new(Bare { name, router }), limits, None, end).await;
+}
+
+async fn run(
+    listener: TcpListener,
+    answer: Arc<dyn Answer>,
+    limits: Limits,
+    tls: Option<TlsAcceptor>,
+    end: impl Future<Output = ()> + Send,
+) {
+    let mut end = pin!(end);
+    let (ending, ended) = watch::channel(());
+    let grace = limits.grace;
+    let places = Places::new(&limits);
+    let serving = Serving {
+        answer: answer.clone(),
+        limits: Arc::new(limits),
+        tls,
+        resting: places.resting.clone(),
+        ended,
+    };
+    let turning_away = Serving {
+        answer: Arc::new(Full(answer.clone())),
+        resting: Arc::default(),
+        ..serving.clone()
+    };
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = &mut end => break,
+            accepted = places.accept(&listener) => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, remote, place)) => {
+                let serving = if place.served {
+                    serving.clone()
+                } else {
+                    turning_away.clone()
+                };
+                connections.spawn(async move {
+                    serving.connection(stream, remote).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(server = answer.name(), %error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
     drop(listener);
-    end.await;
+    drop(ending);
+    // Those that are left are cut off when the set is dropped.
+    let _ = timeout(grace, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+/// The place of a connection.
+struct Place {
+    /// Among those that are served; the others are turned away.
+    served: bool,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// The places for connections.
+struct Places {
+    places: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+    resting: Arc<Resting>,
+}
+
+impl Places {
+    fn new(limits: &Limits) -> Self {
+        let places = limits.connections_max.min(Semaphore::MAX_PERMITS);
+        Self {
+            places: Arc::new(Semaphore::new(places)),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
+            resting: Arc::default(),
+        }
+    }
+
+    async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr, Place)> {
+        let (stream, remote) = listener.accept().await?;
+        Ok((stream, remote, self.place().await))
+    }
+
+    async fn place(&self) -> Place {
+        // The semaphores are never closed, so waiting for a permit ends with one.
+        let place = |served, permit: Result<_, _>| Place {
+            served,
+            _permit: permit.ok(),
+        };
+        if let Ok(permit) = self.places.clone().try_acquire_owned() {
+            return place(true, Ok(permit));
+        }
+        if self.resting.reclaim()
+            && let Ok(permit) = timeout(ROOM_WAIT, self.places.clone().acquire_owned()).await
+        {
+            return place(true, permit);
+        }
+        if let Ok(permit) = self.turned_away.clone().try_acquire_owned() {
+            return place(false, Ok(permit));
+        }
+        tokio::select! {
+            permit = self.places.clone().acquire_owned() => place(true, permit),
+            permit = self.turned_away.clone().acquire_owned() => place(false, permit),
+        }
+    }
+}
+
+/// A router and nothing else.
+struct Bare {
+    name: &'static str,
+    router: Router,
+}
+
+impl Answer for Bare {
+    fn answer(self: Arc<Self>, request: Request) -> BoxFuture<'static, Response> {
+        let answered = self.router.clone().oneshot(request);
+        answered
+            .map(|answer| answer.unwrap_or_else(|never| match never {}))
+            .boxed()
+    }
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn form(&self) -> ErrorForm {
+        ErrorForm::default()
+    }
+}
+
+/// Tells everybody that there are too many of them.
+struct Full(Arc<dyn Answer>);
+
+impl Answer for Full {
+    fn answer(self: Arc<Self>, _: Request) -> BoxFuture<'static, Response> {
+        let failure = Failure::busy(
+            "this server has as many connections as it takes; try again",
+            Duration::from_secs(1),
+        );
+        let mut response = failure.respond(self.0.form());
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        futures::future::ready(response).boxed()
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn form(&self) -> ErrorForm {
+        self.0.form()
+    }
 }

@@ -1,0 +1,7 @@
+//! Servers as they are, spoken to byte by byte.
+
+mod bounds;
+mod layer;
+mod support;
+mod tls;
+mod trailers;
