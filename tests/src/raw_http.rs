@@ -44,7 +44,12 @@ impl Answer {
     /// # Errors
     /// When it is anything else.
     pub fn json(&self, status: u16) -> anyhow::Result<Value> {
-        ensure!(self.status == status, "{} instead of {status}: {}", self.status, self.text());
+        ensure!(
+            self.status == status,
+            "{} instead of {status}: {}",
+            self.status,
+            self.text()
+        );
         ensure!(
             self.header("content-type") == Some("application/json"),
             "{:?}",
@@ -87,7 +92,10 @@ impl Answer {
 }
 
 fn find<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    pairs
+        .iter()
+        .find(|(known, _)| known == name)
+        .map(|(_, value)| value.as_str())
 }
 
 /// Sends a request without a body and reads the answer to the end of the connection. No redirect is followed.
@@ -135,10 +143,11 @@ pub async fn request_with(
     let bytes = tokio::time::timeout(LIMIT, exchanged)
         .await
         .with_context(|| format!("{method} {target}: no answer within {LIMIT:?}"))??;
-    parse(&bytes).with_context(|| format!("{method} {target}: {:?}", String::from_utf8_lossy(&bytes)))
+    parse(&bytes, method == "HEAD").with_context(|| format!("{method} {target}: {:?}", String::from_utf8_lossy(&bytes)))
 }
 
-fn parse(bytes: &[u8]) -> anyhow::Result<Answer> {
+/// The answer to a HEAD has the length of a body and no body.
+fn parse(bytes: &[u8], is_bare: bool) -> anyhow::Result<Answer> {
     let (head, rest) = split(bytes, b"\r\n\r\n").context("no end of the head")?;
     let head = std::str::from_utf8(head)?;
     let (status_line, fields) = head.split_once("\r\n").unwrap_or((head, ""));
@@ -148,8 +157,12 @@ fn parse(bytes: &[u8]) -> anyhow::Result<Answer> {
     let (body, trailers) = match chunked {
         true => unchunk(rest)?,
         false => {
-            if let Some(length) = find(&headers, "content-length") {
-                ensure!(length.parse::<usize>()? == rest.len(), "{} bytes instead of {length}", rest.len());
+            if let Some(length) = find(&headers, "content-length").filter(|_| !is_bare) {
+                ensure!(
+                    length.parse::<usize>()? == rest.len(),
+                    "{} bytes instead of {length}",
+                    rest.len()
+                );
             }
             (rest.to_vec(), Vec::new())
         }
@@ -203,20 +216,27 @@ mod tests {
 
     #[test]
     fn answers_are_read() {
-        let plain = parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nA: b\r\n\r\nhi").expect("an answer");
-        assert_eq!((plain.status, plain.header("a"), plain.text().as_str()), (404, Some("b"), "hi"));
+        let plain = parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nA: b\r\n\r\nhi", false).expect("an answer");
+        assert_eq!(
+            (plain.status, plain.header("a"), plain.text().as_str()),
+            (404, Some("b"), "hi")
+        );
         let chunked =
-            parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\nX-Stream-Error: no\r\n\r\n");
-        let chunked = chunked.expect("an answer");
-        assert_eq!((chunked.text().as_str(), chunked.trailer("x-stream-error")), ("abcd", Some("no")));
-        let bare = parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").expect("an answer");
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\nX-Stream-Error: no\r\n\r\n";
+        let chunked = parse(chunked, false).expect("an answer");
+        assert_eq!(
+            (chunked.text().as_str(), chunked.trailer("x-stream-error")),
+            ("abcd", Some("no"))
+        );
+        let bare = parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", false).expect("an answer");
         assert!(bare.body.is_empty() && bare.trailers.is_empty());
         for cut in [
             &b"HTTP/1.1 200 OK\r\n"[..],
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab",
             b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab",
         ] {
-            parse(cut).expect_err("cut off");
+            parse(cut, false).expect_err("cut off");
         }
+        parse(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", true).expect("the answer to a HEAD");
     }
 }

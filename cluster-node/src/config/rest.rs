@@ -273,7 +273,10 @@ impl Rest {
         ] {
             if !has_one && has_other {
                 let option = format!("rest.tls_{one}_file");
-                problems.add(&option, &format!("given, since `rest.tls_{other}_file` is: TLS takes both"));
+                problems.add(
+                    &option,
+                    &format!("given, since `rest.tls_{other}_file` is: TLS takes both"),
+                );
             }
         }
         for (name, value) in &self.headers {

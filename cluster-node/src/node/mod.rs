@@ -30,10 +30,10 @@ use cluster_storage::lower_priority;
 use cluster_storage::raft_log::{LogOptions, RaftLog, RaftLogOptions, RocksLogEngine};
 use cluster_storage::state::{StateOptions, StateStore};
 use cluster_worker::{Clock, SystemClock, Worker, WorkerConfig};
+use node_core::PeerId;
 use node_core::allocate::Policy;
 use node_core::command::{NewPeer, Op, Request};
 use node_core::pinset::{self, FIRST_RAFT_ID, Settings};
-use node_core::PeerId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -206,7 +206,8 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     running.watch("worker", async move { worker.ended().await });
     running.watch("proposer", pins.proposer.ended());
     let auth: Arc<dyn Authenticate> = Arc::new(Open);
-    running.rest = Some(rest_listeners.serve(&config.rest, config.shutdown.deadline / 8, &pins, &auth, None, &health)?);
+    running.rest =
+        Some(rest_listeners.serve(&config.rest, config.shutdown.deadline / 8, &pins, &auth, None, &health)?);
     let clients = serve_clients(grpc_listener, pins, metrics, &config, admission, &health);
     running.clients = Some(clients?);
 

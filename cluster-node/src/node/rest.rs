@@ -84,7 +84,9 @@ impl RestServers {
     /// Waits so long until all has been answered, and cuts off the rest.
     pub async fn stop(self, limit: Duration) -> bool {
         self.stop.cancel();
-        tokio::time::timeout(limit, futures::future::join_all(self.tasks)).await.is_ok()
+        tokio::time::timeout(limit, futures::future::join_all(self.tasks))
+            .await
+            .is_ok()
     }
 }
 
@@ -111,7 +113,10 @@ fn options(config: &config::Rest, grace: Duration) -> anyhow::Result<ServerOptio
         let parsed = names.iter().map(HeaderName::try_from).collect::<Result<_, _>>();
         parsed.context("rest.cors_exposed_headers")
     };
-    let methods = config.cors_methods.iter().map(|method| Method::from_bytes(method.as_bytes()));
+    let methods = config
+        .cors_methods
+        .iter()
+        .map(|method| Method::from_bytes(method.as_bytes()));
     options.cors = Some(Cors {
         origins: config.cors_origins.clone(),
         methods: methods.collect::<Result<_, _>>().context("rest.cors_methods")?,
@@ -122,7 +127,9 @@ fn options(config: &config::Rest, grace: Duration) -> anyhow::Result<ServerOptio
     });
     for (name, value) in &config.headers {
         let name = HeaderName::try_from(name).context("rest.headers")?;
-        options.headers.push((name, HeaderValue::try_from(value).context("rest.headers")?));
+        options
+            .headers
+            .push((name, HeaderValue::try_from(value).context("rest.headers")?));
     }
     if config.has_tls() {
         let tls = cluster_http::tls::server_config(&config.tls_cert_file, &config.tls_key_file);

@@ -58,10 +58,7 @@ pub fn made_id(peer: PeerId, node: NodeId) -> PeerId {
 
 impl Members {
     /// The members that these nodes (all there ever were) and these peers (those that are not removed) make.
-    pub fn of<'a>(
-        nodes: impl IntoIterator<Item = &'a StorageNode>,
-        peers: impl IntoIterator<Item = &'a Peer>,
-    ) -> Self {
+    pub fn of<'a>(nodes: impl IntoIterator<Item = &'a StorageNode>, peers: impl IntoIterator<Item = &'a Peer>) -> Self {
         let nodes: BTreeMap<NodeId, &StorageNode> = nodes.into_iter().map(|node| (node.id, node)).collect();
         let mut first: BTreeMap<PeerId, NodeId> = BTreeMap::new();
         let mut ids = BTreeMap::new();
@@ -94,7 +91,9 @@ impl Members {
         }
         list.sort_unstable_by(|a, b| a.text.cmp(&b.text));
         let places = list.iter().enumerate();
-        let places = places.filter_map(|(place, member)| Some((member.node?, place))).collect();
+        let places = places
+            .filter_map(|(place, member)| Some((member.node?, place)))
+            .collect();
         Self { list, ids, places }
     }
 
@@ -245,10 +244,7 @@ mod tests {
     #[test]
     fn a_made_id_never_changes() {
         // Clients keep IDs: another rule would break what they stored.
-        assert_eq!(
-            made_id(peer_id(1), NodeId(7)).to_string(),
-            "@MADE@"
-        );
+        assert_eq!(made_id(peer_id(1), NodeId(7)).to_string(), "@MADE@");
     }
 
     #[test]

@@ -166,7 +166,10 @@ fn with_id(address: &str, id: PeerId) -> Option<String> {
 fn peer_multiaddr(address: &str, peer: PeerId) -> Option<String> {
     let (host, port) = address.rsplit_once(':')?;
     let port: u16 = port.parse().ok()?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
     let kind = match bare.parse::<std::net::IpAddr>() {
         Ok(std::net::IpAddr::V4(_)) => "ip4",
         Ok(std::net::IpAddr::V6(_)) => "ip6",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use node_core::pinset::{self, KvError, KvRead, Table, keys};
-use node_core::{Cid, NodeId, Namespace, Pin, PinKey, Placement, Status};
+use node_core::{Cid, Namespace, NodeId, Pin, PinKey, Placement, Status};
 
 use super::chunks::Chunks;
 use super::walk::after;
@@ -59,7 +59,10 @@ pub struct ShowRequest {
 impl Pins {
     /// Lists CIDs with their pin and their status. The default namespace is merged with all ledgers in one pass; others are
     /// looked up, since a small one may lie in a large pinset.
-    pub fn shown(&self, request: ShowRequest) -> Result<impl Stream<Item = Result<ShownChunk, Error>> + Send + use<>, Error> {
+    pub fn shown(
+        &self,
+        request: ShowRequest,
+    ) -> Result<impl Stream<Item = Result<ShownChunk, Error>> + Send + use<>, Error> {
         let ShowRequest {
             namespace,
             mut filter,
@@ -134,7 +137,14 @@ impl Pins {
             return Err(Error::not_found(format!("{cid} is not pinned")));
         }
         let everyone = names.everyone();
-        Ok(StatusView::fold(cid, String::new(), placement, rows, &everyone, &|_| false))
+        Ok(StatusView::fold(
+            cid,
+            String::new(),
+            placement,
+            rows,
+            &everyone,
+            &|_| false,
+        ))
     }
 
     /// The pin of a CID that is shown.
@@ -267,4 +277,3 @@ pub fn allocated(placement: Option<&Placement>) -> &[NodeId] {
         _ => &[],
     }
 }
-

@@ -48,7 +48,8 @@ fn content_type() -> String {
 
 impl Api {
     async fn add(&self, query: &str, parts: &[(&str, &str, &[u8])]) -> anyhow::Result<cluster_tests::raw_http::Answer> {
-        self.post_body(&format!("/add?{query}"), &content_type(), &body(parts)).await
+        self.post_body(&format!("/add?{query}"), &content_type(), &body(parts))
+            .await
     }
 }
 
@@ -71,7 +72,10 @@ async fn files_and_directories_become_pins_that_kubo_would_make() -> anyhow::Res
     let lines = answer.lines()?;
     assert_eq!(lines.len(), 1);
     let root = "QmT78zSuBmuS4z925WZfrqQ1qHaJ56DQaTfyMUF7F8ff5o";
-    assert_eq!((&lines[0]["name"], &lines[0]["cid"], &lines[0]["size"]), (&json!("hello.txt"), &json!(root), &json!(20)));
+    assert_eq!(
+        (&lines[0]["name"], &lines[0]["cid"], &lines[0]["size"]),
+        (&json!("hello.txt"), &json!(root), &json!(20))
+    );
     assert_eq!(lines[0]["allocations"].as_array().map(Vec::len), Some(2), "{lines:?}");
     let pin = api.get(&format!("/allocations/{root}")).await?.json(200)?;
     assert_eq!((&pin["name"], &pin["mode"]), (&json!("hello"), &json!("recursive")));
@@ -104,12 +108,20 @@ async fn files_and_directories_become_pins_that_kubo_would_make() -> anyhow::Res
 
     // Paths below it are found in what the cluster holds.
     let leaf = cid_of(0x55, b"deep").to_string();
-    let pin = api.post(&format!("/pins/ipfs/{root}/sub/deep.txt?name=leaf")).await?.json(200)?;
+    let pin = api
+        .post(&format!("/pins/ipfs/{root}/sub/deep.txt?name=leaf"))
+        .await?
+        .json(200)?;
     assert_eq!((&pin["cid"], &pin["name"]), (&json!(leaf), &json!("leaf")));
     let removed = api.delete(&format!("/pins/ipfs/{root}/sub/deep.txt/")).await;
     // One slash at the end is redirected away, as everywhere.
     assert_eq!(removed?.status, 307);
-    assert_eq!(api.delete(&format!("/pins/ipfs/{root}/sub/deep.txt")).await?.json(200)?["cid"], *leaf);
+    assert_eq!(
+        api.delete(&format!("/pins/ipfs/{root}/sub/deep.txt"))
+            .await?
+            .json(200)?["cid"],
+        *leaf
+    );
     let pin = api.post(&format!("/pins/ipfs/{root}/x%20y.txt")).await?.json(200)?;
     assert_eq!(pin["cid"], cid_of(0x55, b"hello").to_string());
     api.post(&format!("/pins/ipfs/{root}/nothing")).await?.error(400)?;
@@ -118,11 +130,21 @@ async fn files_and_directories_become_pins_that_kubo_would_make() -> anyhow::Res
 
     // Around everything, with files of no directory: what the npm client sends.
     let parts: [(&str, &str, &[u8]); 2] = [("a.txt", BYTES, b"a"), ("dir/b.txt", BYTES, b"b")];
-    let array = api.add("stream-channels=false&wrap-with-directory=true", &parts).await?.json(200)?;
+    let array = api
+        .add("stream-channels=false&wrap-with-directory=true", &parts)
+        .await?
+        .json(200)?;
     let objects = array.as_array().context("an array")?;
-    assert_eq!(objects.last().map(|object| &object["name"]), Some(&json!("")), "{array}");
+    assert_eq!(
+        objects.last().map(|object| &object["name"]),
+        Some(&json!("")),
+        "{array}"
+    );
     let wrapped = last(objects);
-    assert_eq!(api.get(&format!("/allocations/{wrapped}")).await?.json(200)?["cid"], *wrapped);
+    assert_eq!(
+        api.get(&format!("/allocations/{wrapped}")).await?.json(200)?["cid"],
+        *wrapped
+    );
     // Without it there are two roots, and a pin has one.
     let message = api.add("stream-channels=false", &parts).await?.error(400)?;
     assert!(message.contains("wrap"), "{message}");
@@ -131,7 +153,10 @@ async fn files_and_directories_become_pins_that_kubo_would_make() -> anyhow::Res
     let big = fresh_bytes(1 << 20);
     let lines = api.add("progress=true", &[("top/big", BYTES, &big)]).await?.lines()?;
     let progress: Vec<&Value> = lines.iter().filter(|line| line["cid"].is_null()).collect();
-    assert!(progress.len() > 1 && progress.iter().all(|line| line["name"] == "big"), "{lines:?}");
+    assert!(
+        progress.len() > 1 && progress.iter().all(|line| line["name"] == "big"),
+        "{lines:?}"
+    );
     assert_eq!(progress.last().map(|line| &line["bytes"]), Some(&json!(1 << 20)));
 
     // Only handed over.
@@ -143,7 +168,11 @@ async fn files_and_directories_become_pins_that_kubo_would_make() -> anyhow::Res
     for index in 0..2 {
         let api = Api::of(&cluster, index);
         let bytes = fresh_bytes(100);
-        let root = last(&api.add("local=true&replication=1", &[("near", BYTES, &bytes)]).await?.lines()?);
+        let root = last(
+            &api.add("local=true&replication=1", &[("near", BYTES, &bytes)])
+                .await?
+                .lines()?,
+        );
         let pin = api.get(&format!("/allocations/{root}")).await?.json(200)?;
         assert_eq!(pin["allocations"], json!([cluster.peer(index).id()]), "{pin}");
     }
@@ -153,7 +182,11 @@ async fn files_and_directories_become_pins_that_kubo_would_make() -> anyhow::Res
     let map = gc["peer_map"].as_object().context("an object")?;
     assert_eq!(map.len(), 2);
     for (id, one) in map {
-        assert_eq!((&one["peer"], &one["keys"], one.get("error")), (&json!(id), &json!([]), None), "{gc}");
+        assert_eq!(
+            (&one["peer"], &one["keys"], one.get("error")),
+            (&json!(id), &json!([]), None),
+            "{gc}"
+        );
     }
     Ok(())
 }
@@ -165,9 +198,15 @@ async fn car_files_and_what_is_refused() -> anyhow::Result<()> {
     let block = fresh_bytes(1_000);
     let root = cid_of(0x55, &block);
     let car = iroh_make(&[root], &vec![(root, block.clone())]).await?;
-    let lines = api.add("format=car&name=archive", &[("undefined", BYTES, &car)]).await?.lines()?;
+    let lines = api
+        .add("format=car&name=archive", &[("undefined", BYTES, &car)])
+        .await?
+        .lines()?;
     assert_eq!(lines.len(), 1);
-    assert_eq!((&lines[0]["name"], &lines[0]["cid"], &lines[0]["bytes"]), (&json!("undefined"), &json!(root.to_string()), &json!(1_000)));
+    assert_eq!(
+        (&lines[0]["name"], &lines[0]["cid"], &lines[0]["bytes"]),
+        (&json!("undefined"), &json!(root.to_string()), &json!(1_000))
+    );
     let waited = cluster.wait_until("it is pinned", FETCH_LIMIT, async || {
         let info = api.get(&format!("/pins/{root}")).await?.json(200)?;
         ensure!(super::statuses(&info)? == ["pinned"], "{info}");
@@ -206,7 +245,9 @@ async fn car_files_and_what_is_refused() -> anyhow::Result<()> {
     // No parts, a directory that comes twice, more replicas than there are nodes.
     api.add("", &[]).await?.error(400)?;
     api.add("format=car", &[]).await?.error(400)?;
-    api.add("", &[("d", DIRECTORY, b""), ("d", DIRECTORY, b"")]).await?.error(400)?;
+    api.add("", &[("d", DIRECTORY, b""), ("d", DIRECTORY, b"")])
+        .await?
+        .error(400)?;
     api.add("replication=5", &[("x", BYTES, b"x")]).await?.error(409)?;
     // None of it left a pin.
     assert_eq!(api.get("/allocations").await?.lines()?.len(), 1);

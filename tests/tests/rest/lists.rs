@@ -12,7 +12,10 @@ use super::{Api, statuses};
 
 /// The CIDs of the lines of a list, in their order.
 fn cids(lines: &[Value]) -> Vec<String> {
-    lines.iter().filter_map(|line| line["cid"].as_str().map(str::to_owned)).collect()
+    lines
+        .iter()
+        .filter_map(|line| line["cid"].as_str().map(str::to_owned))
+        .collect()
 }
 
 fn set(cids: impl IntoIterator<Item = String>) -> BTreeSet<String> {
@@ -27,7 +30,10 @@ async fn lists_hold_what_was_pinned_and_filters_narrow_them() -> anyhow::Result<
     // An empty list: 200 without a body, which all clients take.
     for target in ["/allocations", "/pins", "/pins?local=true", "/pins?filter=queued"] {
         let answer = api.get(target).await?;
-        assert!(answer.lines()?.is_empty() && answer.status == 200, "{target}: {answer:?}");
+        assert!(
+            answer.lines()?.is_empty() && answer.status == 200,
+            "{target}: {answer:?}"
+        );
     }
 
     let all: BTreeSet<String> = set((0..30).map(|number| cid(number).to_string()));
@@ -75,12 +81,23 @@ async fn lists_hold_what_was_pinned_and_filters_narrow_them() -> anyhow::Result<
         Ok(lines)
     });
     for line in pinned.await? {
-        assert!(statuses(&line)?.iter().all(|status| status == "pinned"), "only what passes: {line}");
+        assert!(
+            statuses(&line)?.iter().all(|status| status == "pinned"),
+            "only what passes: {line}"
+        );
     }
-    for target in ["/pins?filter=pin_error", "/pins?filter=error", "/pins?filter=queued", "/pins?filter=sharded"] {
+    for target in [
+        "/pins?filter=pin_error",
+        "/pins?filter=error",
+        "/pins?filter=queued",
+        "/pins?filter=sharded",
+    ] {
         assert!(api.get(target).await?.lines()?.is_empty(), "{target}");
     }
-    assert_eq!(api.get("/pins?filter=error,pinned").await?.lines()?.len(), everything.len());
+    assert_eq!(
+        api.get("/pins?filter=error,pinned").await?.lines()?.len(),
+        everything.len()
+    );
     // Only what the peer's own node says.
     for line in api.get("/pins?local=true").await?.lines()? {
         assert_eq!(super::keys(&line["peer_map"]), [cluster.peer(0).id()]);
@@ -101,13 +118,32 @@ async fn lists_hold_what_was_pinned_and_filters_narrow_them() -> anyhow::Result<
     assert!(web.iter().all(|pin| pin["metadata"]["team"] == "web"));
     assert_eq!(api.get("/pins?name=pin-1").await?.lines()?.len(), 10);
     assert_eq!(cids(&api.get("/pins?name=odd").await?.lines()?), [odd.clone()]);
-    assert!(api.get("/allocations?created-before=2020-01-01T00:00:00Z").await?.lines()?.is_empty());
-    assert_eq!(api.get("/allocations?created-after=2020-01-01T00:00:00Z").await?.lines()?.len(), everything.len());
+    assert!(
+        api.get("/allocations?created-before=2020-01-01T00:00:00Z")
+            .await?
+            .lines()?
+            .is_empty()
+    );
+    assert_eq!(
+        api.get("/allocations?created-after=2020-01-01T00:00:00Z")
+            .await?
+            .lines()?
+            .len(),
+        everything.len()
+    );
     let id = cluster.peer(0).id();
     for pin in api.get(&format!("/allocations?peer={id}")).await?.lines()? {
-        assert!(pin["allocations"].as_array().is_some_and(|list| list.contains(&id.clone().into())), "{pin}");
+        assert!(
+            pin["allocations"]
+                .as_array()
+                .is_some_and(|list| list.contains(&id.clone().into())),
+            "{pin}"
+        );
     }
-    assert_eq!(api.get("/allocations?status=pinned").await?.lines()?.len(), everything.len());
+    assert_eq!(
+        api.get("/allocations?status=pinned").await?.lines()?.len(),
+        everything.len()
+    );
     assert!(api.get("/allocations?status=pin_error").await?.lines()?.is_empty());
 
     // Pages lead through everything, whatever narrows them.
@@ -154,7 +190,10 @@ async fn what_failed_is_found_and_recovered() -> anyhow::Result<()> {
         let info = api.wait_for(&cluster, cid, "pin_error", 2).await?;
         assert_eq!(info["allocations"].as_array().map(Vec::len), Some(0), "everywhere");
         for short in info["peer_map"].as_object().expect("an object").values() {
-            assert!(short["attempt_count"].as_u64() >= Some(1) && short["error"] != "", "{info}");
+            assert!(
+                short["attempt_count"].as_u64() >= Some(1) && short["error"] != "",
+                "{info}"
+            );
         }
     }
     for filter in ["pin_error", "error", "error,pinned"] {
@@ -176,12 +215,18 @@ async fn what_failed_is_found_and_recovered() -> anyhow::Result<()> {
     api.wait_for(&cluster, &second, "pinned", 1).await?;
     assert_eq!(cids(&api.post("/pins/recover").await?.lines()?), [second.clone()]);
     api.wait_for(&cluster, &second, "pinned", 2).await?;
-    assert!(api.post("/pins/recover").await?.lines()?.is_empty(), "there is nothing to do");
+    assert!(
+        api.post("/pins/recover").await?.lines()?.is_empty(),
+        "there is nothing to do"
+    );
 
     let unknown = fresh_cid();
     let info = api.post(&format!("/pins/{unknown}/recover")).await?.json(200)?;
     assert_eq!(statuses(&info)?, ["unpinned", "unpinned"]);
-    let message = api.post(&format!("/pins/{unknown}/recover?local=true")).await?.error(404)?;
+    let message = api
+        .post(&format!("/pins/{unknown}/recover?local=true"))
+        .await?
+        .error(404)?;
     assert_eq!(message, "pin is not part of the pinset");
     Ok(())
 }
@@ -191,10 +236,14 @@ async fn a_silent_peer_is_an_error_where_it_is_needed_and_nowhere_else() -> anyh
     let cluster = Cluster::three().await?;
     let leader = cluster.leader().await?;
     let silent = (0..3).find(|index| *index != leader).expect("three peers");
-    let asked = (0..3).find(|index| *index != leader && *index != silent).expect("three peers");
+    let asked = (0..3)
+        .find(|index| *index != leader && *index != silent)
+        .expect("three peers");
     let api = Api::of(&cluster, asked);
     let everywhere = fresh_cid().to_string();
-    api.post(&format!("/pins/{everywhere}?replication=-1&name=all")).await?.json(200)?;
+    api.post(&format!("/pins/{everywhere}?replication=-1&name=all"))
+        .await?
+        .json(200)?;
     api.wait_for(&cluster, &everywhere, "pinned", 3).await?;
     cluster.peer(silent).freeze()?;
     let (id, name) = (cluster.peer(silent).id(), "cluster_error");
@@ -210,7 +259,12 @@ async fn a_silent_peer_is_an_error_where_it_is_needed_and_nowhere_else() -> anyh
         let silent = peers.iter().find(|peer| peer["id"] == *id).cloned();
         ensure!(silent.as_ref().is_some_and(|peer| peer["error"] != ""), "{peers:?}");
         let alerts = api.get("/health/alerts").await?.json(200)?;
-        ensure!(alerts.as_array().is_some_and(|alerts| alerts.iter().any(|alert| alert["peer"] == *id)), "{alerts}");
+        ensure!(
+            alerts
+                .as_array()
+                .is_some_and(|alerts| alerts.iter().any(|alert| alert["peer"] == *id)),
+            "{alerts}"
+        );
         Ok(silent)
     });
     let told = told.await?.expect("it was found");

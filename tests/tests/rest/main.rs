@@ -40,7 +40,8 @@ impl Api {
 
     /// Waits until a CID has this status at so many members, and answers its whole status.
     async fn wait_for(&self, cluster: &Cluster, cid: &str, status: &str, members: usize) -> anyhow::Result<Value> {
-        let waited = cluster.wait_until(&format!("{cid} is {status}"), LIMIT, async || {
+        let what = format!("{cid} is {status}");
+        let waited = cluster.wait_until(&what, LIMIT, async || {
             let info = self.get(&format!("/pins/{cid}")).await?.json(200)?;
             let count = statuses(&info)?.iter().filter(|found| *found == status).count();
             ensure!(count == members, "{info}");
@@ -59,7 +60,9 @@ fn statuses(info: &Value) -> anyhow::Result<Vec<String>> {
 
 /// The names of the fields of an object, in order.
 fn keys(value: &Value) -> Vec<&str> {
-    let mut keys: Vec<&str> = value.as_object().map_or(Vec::new(), |object| object.keys().map(String::as_str).collect());
+    let mut keys: Vec<&str> = value
+        .as_object()
+        .map_or(Vec::new(), |object| object.keys().map(String::as_str).collect());
     keys.sort_unstable();
     keys
 }

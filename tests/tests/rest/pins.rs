@@ -37,7 +37,15 @@ async fn a_pin_goes_in_shows_and_goes_out() -> anyhow::Result<()> {
     assert_eq!(statuses(&info)?, ["unpinned", "unpinned", "unpinned"]);
     assert_eq!(
         keys(&info),
-        ["allocations", "cid", "created", "metadata", "name", "origins", "peer_map"]
+        [
+            "allocations",
+            "cid",
+            "created",
+            "metadata",
+            "name",
+            "origins",
+            "peer_map"
+        ]
     );
     let missing = api.get(&format!("/allocations/{cid}")).await?.error(404)?;
     assert_eq!(missing, "pin is not part of the pinset");
@@ -47,9 +55,18 @@ async fn a_pin_goes_in_shows_and_goes_out() -> anyhow::Result<()> {
     let pin = api.post(&format!("/pins/{cid}?{defaults}")).await?.json(200)?;
     assert_eq!(keys(&pin), PIN);
     // The cluster's default of the harness: resolved, never 0.
-    assert_eq!((&pin["replication_factor_min"], &pin["replication_factor_max"]), (&json!(1), &json!(2)));
-    assert_eq!((&pin["mode"], &pin["max_depth"], &pin["type"]), (&json!("recursive"), &json!(-1), &json!("pin")));
-    assert_eq!((&pin["expire_at"], &pin["pin_update"]), (&json!("0001-01-01T00:00:00Z"), &Value::Null));
+    assert_eq!(
+        (&pin["replication_factor_min"], &pin["replication_factor_max"]),
+        (&json!(1), &json!(2))
+    );
+    assert_eq!(
+        (&pin["mode"], &pin["max_depth"], &pin["type"]),
+        (&json!("recursive"), &json!(-1), &json!("pin"))
+    );
+    assert_eq!(
+        (&pin["expire_at"], &pin["pin_update"]),
+        (&json!("0001-01-01T00:00:00Z"), &Value::Null)
+    );
     assert_eq!(pin["allocations"].as_array().map(Vec::len), Some(2));
 
     // Seen at once through another peer, the same to the last field.
@@ -62,7 +79,9 @@ async fn a_pin_goes_in_shows_and_goes_out() -> anyhow::Result<()> {
     let map = info["peer_map"].as_object().expect("an object");
     assert_eq!(map.len(), 3, "all members are told of: {info}");
     for (id, short) in map {
-        let allocated = pin["allocations"].as_array().is_some_and(|list| list.contains(&json!(id)));
+        let allocated = pin["allocations"]
+            .as_array()
+            .is_some_and(|list| list.contains(&json!(id)));
         assert_eq!(short["status"] == "pinned", allocated, "{info}");
         assert_eq!(short["status"] == "remote", !allocated, "{info}");
         assert_ne!(short["ipfs_peer_id"], "", "left out rather than empty");
@@ -101,7 +120,12 @@ async fn options_are_kept_and_nonsense_is_refused_before_anything_is_done() -> a
     assert_ne!(pin["expire_at"], "0001-01-01T00:00:00Z");
     let mut allocations: Vec<&str> = vec![&second, &peer];
     allocations.sort_unstable();
-    let mut found: Vec<&str> = pin["allocations"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    let mut found: Vec<&str> = pin["allocations"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     found.sort_unstable();
     assert_eq!(found, allocations, "the members named are used first");
 
@@ -133,7 +157,10 @@ async fn options_are_kept_and_nonsense_is_refused_before_anything_is_done() -> a
     let message = api.post("/pins/ipns/docs.ipfs.tech").await?.error(400)?;
     assert!(message.contains("ipfs resolve"), "{message}");
     // More replicas than there are members.
-    let message = api.post(&format!("/pins/{}?replication=9", fresh_cid())).await?.error(409)?;
+    let message = api
+        .post(&format!("/pins/{}?replication=9", fresh_cid()))
+        .await?
+        .error(409)?;
     assert!(message.contains('9') && message.contains('3'), "{message}");
     Ok(())
 }
@@ -151,13 +178,20 @@ async fn forms_of_cids_modes_and_updates() -> anyhow::Result<()> {
     let parsed: cid::Cid = base32.to_string().parse()?;
     let base58 = parsed.to_string_of_base(multibase::Base::Base58Btc)?;
     assert!(base58.starts_with('z'));
-    assert_eq!(api.post(&format!("/pins/{base58}")).await?.json(200)?["cid"], base32.to_string());
+    assert_eq!(
+        api.post(&format!("/pins/{base58}")).await?.json(200)?["cid"],
+        base32.to_string()
+    );
 
     // Direct on both routes, then the whole, and not back.
     for path in ["/pins", "/pins/ipfs", "/pins/ipld"] {
         let cid = fresh_cid();
         let pin = api.post(&format!("{path}/{cid}?mode=direct")).await?.json(200)?;
-        assert_eq!((&pin["mode"], &pin["max_depth"]), (&json!("direct"), &json!(0)), "{path}");
+        assert_eq!(
+            (&pin["mode"], &pin["max_depth"]),
+            (&json!("direct"), &json!(0)),
+            "{path}"
+        );
         let pin = api.post(&format!("{path}/{cid}?mode=sideways")).await?.json(200)?;
         assert_eq!(pin["mode"], "recursive", "an unknown word is the usual mode");
         let message = api.post(&format!("{path}/{cid}?mode=direct")).await?.error(409)?;
@@ -169,23 +203,40 @@ async fn forms_of_cids_modes_and_updates() -> anyhow::Result<()> {
     let options = "name=before&replication=1&meta-team=web";
     api.post(&format!("/pins/{from}?{options}")).await?.json(200)?;
     let pin = api
-        .post(&format!("/pins/{to}?pin-update={from}&name=after&replication=2&meta-team=other"))
+        .post(&format!(
+            "/pins/{to}?pin-update={from}&name=after&replication=2&meta-team=other"
+        ))
         .await?
         .json(200)?;
-    assert_eq!((&pin["name"], &pin["metadata"]["team"]), (&json!("after"), &json!("web")));
+    assert_eq!(
+        (&pin["name"], &pin["metadata"]["team"]),
+        (&json!("after"), &json!("web"))
+    );
     assert_eq!(pin["replication_factor_max"], 1);
     assert_eq!(pin["pin_update"], from.to_string());
     api.get(&format!("/allocations/{from}")).await?.json(200)?;
-    let missing = api.post(&format!("/pins/{}?pin-update={}", fresh_cid(), fresh_cid())).await?.error(404)?;
+    let missing = api
+        .post(&format!("/pins/{}?pin-update={}", fresh_cid(), fresh_cid()))
+        .await?
+        .error(404)?;
     assert_eq!(missing, "pin is not part of the pinset");
     // From itself it is an ordinary pin.
-    let pin = api.post(&format!("/pins/{from}?pin-update={from}&name=again")).await?.json(200)?;
+    let pin = api
+        .post(&format!("/pins/{from}?pin-update={from}&name=again"))
+        .await?
+        .json(200)?;
     assert_eq!(pin["name"], "again");
 
     // Paths that are CIDs alone, with a slash behind.
     let cid = fresh_cid();
-    assert_eq!(api.post(&format!("/pins/ipfs%2F{cid}")).await?.json(200)?["cid"], cid.to_string());
-    assert_eq!(api.delete(&format!("/pins/ipfs/{cid}")).await?.json(200)?["cid"], cid.to_string());
+    assert_eq!(
+        api.post(&format!("/pins/ipfs%2F{cid}")).await?.json(200)?["cid"],
+        cid.to_string()
+    );
+    assert_eq!(
+        api.delete(&format!("/pins/ipfs/{cid}")).await?.json(200)?["cid"],
+        cid.to_string()
+    );
     api.delete(&format!("/pins/ipfs/{cid}")).await?.error(404)?;
     Ok(())
 }

@@ -124,11 +124,16 @@ impl Add {
         let complete = Complete::default();
         let wish = self.wish(&asked, pin);
         let noted = complete.clone();
-        let begun = self.rest.pins.begin_add(wish, move |entry| noted.lock().push(entry), WAIT_DEFAULT).await;
+        let begun = self
+            .rest
+            .pins
+            .begin_add(wish, move |entry| noted.lock().push(entry), WAIT_DEFAULT)
+            .await;
         let adding = begun.map_err(failure)?;
         let members = self.rest.pins.members();
         let ids = adding.nodes().into_iter().filter_map(|node| members.id_of(node));
-        let allocations: Vec<String> = ids.map(|id| id.to_string()).collect();
+        let mut allocations: Vec<String> = ids.map(|id| id.to_string()).collect();
+        allocations.sort_unstable();
         match is_car {
             true => self.car(adding, allocations).await,
             false => self.files(adding, &complete, &allocations, asked.progress).await,
@@ -173,7 +178,10 @@ impl Add {
                 }
                 PartKind::Symlink => {
                     let target = self.parts.text(TARGET_BYTES_MAX).await?;
-                    adding.entry(Entry::symlink(&part.path, target)).await.map_err(failure)?;
+                    adding
+                        .entry(Entry::symlink(&part.path, target))
+                        .await
+                        .map_err(failure)?;
                 }
                 PartKind::File => {
                     adding.entry(Entry::file(&part.path)).await.map_err(failure)?;
@@ -243,7 +251,13 @@ impl Add {
         }
         let added = adding.finish(WAIT_DEFAULT).await.map_err(failure)?;
         let count = added.roots.len().to_string();
-        let several = || failure(Error::invalid("roots", count, "roots in the CAR file: it must have exactly one"));
+        let several = || {
+            failure(Error::invalid(
+                "roots",
+                count,
+                "roots in the CAR file: it must have exactly one",
+            ))
+        };
         let root = added.root.ok_or_else(several)?;
         let object = AddedOutput {
             name: part.path,

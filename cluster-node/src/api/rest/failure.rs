@@ -39,10 +39,9 @@ fn refused(kind: RefusalKind) -> StatusCode {
         RefusalKind::NotFound => StatusCode::NOT_FOUND,
         RefusalKind::Invalid => StatusCode::BAD_REQUEST,
         RefusalKind::Denied => StatusCode::FORBIDDEN,
-        RefusalKind::Conflict
-        | RefusalKind::NotPlaceable
-        | RefusalKind::AlreadyExists
-        | RefusalKind::Precondition => StatusCode::CONFLICT,
+        RefusalKind::Conflict | RefusalKind::NotPlaceable | RefusalKind::AlreadyExists | RefusalKind::Precondition => {
+            StatusCode::CONFLICT
+        }
     }
 }
 
@@ -66,7 +65,10 @@ mod tests {
     #[test]
     fn a_missing_pin_is_told_in_the_words_that_clients_know() {
         let failure = pin_failure(Error::not_found("Qm… is not pinned in the namespace default"));
-        assert_eq!((failure.status, failure.message.as_str()), (StatusCode::NOT_FOUND, NOT_PINNED));
+        assert_eq!(
+            (failure.status, failure.message.as_str()),
+            (StatusCode::NOT_FOUND, NOT_PINNED)
+        );
     }
 
     #[test]

@@ -35,7 +35,10 @@ pub async fn collect(State(rest): State<Arc<Rest>>, call: Call) -> Answer {
 impl Rest {
     /// Collects until nothing is left. It ends when nobody listens.
     async fn collect(&self, node: NodeId) -> Result<(), Error> {
-        let mut steps = self.pins.collect_garbage(&node.to_string(), false, WAIT_DEFAULT).await?;
+        let mut steps = self
+            .pins
+            .collect_garbage(&node.to_string(), false, WAIT_DEFAULT)
+            .await?;
         while let Some(step) = steps.next().await {
             if matches!(step?.message, Some(Message::Done(_))) {
                 return Ok(());

@@ -32,12 +32,17 @@ pub async fn graph(State(rest): State<Arc<Rest>>) -> Answer {
     let views = rest.pins.member_views().await;
     let reachable: Vec<&MemberView> = views.iter().filter(|view| view.reachable).collect();
     let mut graph = ConnectGraph {
-        cluster_id: members.face_of(own).map_or_else(|| own.to_string(), |face| face.text.clone()),
+        cluster_id: members
+            .face_of(own)
+            .map_or_else(|| own.to_string(), |face| face.text.clone()),
         ..ConnectGraph::default()
     };
     for view in &views {
         let id = view.member.text.clone();
-        let others = reachable.iter().filter(|_| view.reachable).map(|other| other.member.text.clone());
+        let others = reachable
+            .iter()
+            .filter(|_| view.reachable)
+            .map(|other| other.member.text.clone());
         let others = others.filter(|other| *other != id).collect();
         graph.cluster_links.insert(id.clone(), others);
         graph.cluster_trust_links.insert(id.clone(), true);
@@ -71,7 +76,11 @@ fn alert(view: &MemberView, now: Timestamp) -> Option<(Timestamp, Alert)> {
     let age = view.heard.as_ref().map_or(VALID_FOR, |(_, age)| *age);
     let received = Timestamp::from_millis(now.as_millis().saturating_sub(millis(age)));
     let at = received.plus(VALID_FOR).min(now);
-    let value = view.heard.as_ref().map(|(heard, _)| ping(view, heard)).unwrap_or_default();
+    let value = view
+        .heard
+        .as_ref()
+        .map(|(heard, _)| ping(view, heard))
+        .unwrap_or_default();
     let metric = metric("ping", view, value, 0, received);
     let metric = Metric { valid: false, ..metric };
     Some((
@@ -154,7 +163,11 @@ fn one(name: &str, view: &MemberView, node: &StorageNode, now: Timestamp) -> Opt
 }
 
 fn metric(name: &str, view: &MemberView, value: String, weight: i64, received: Timestamp) -> Metric {
-    let nanos = |at: Timestamp| i64::try_from(at.as_millis()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    let nanos = |at: Timestamp| {
+        i64::try_from(at.as_millis())
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000)
+    };
     Metric {
         name: name.to_owned(),
         peer: view.member.text.clone(),
@@ -191,7 +204,9 @@ mod tests {
         StorageNode {
             id: NodeId(1),
             name: "node-1".into(),
-            peer: "12D3KooWBhV9dp6GQkvFYdvCpwWkRxgnYC4UHPBGtKaqxbxn3Kmr".parse().expect("an ID"),
+            peer: "12D3KooWBhV9dp6GQkvFYdvCpwWkRxgnYC4UHPBGtKaqxbxn3Kmr"
+                .parse()
+                .expect("an ID"),
             kind: "kubo".into(),
             api: String::new(),
             tags: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),

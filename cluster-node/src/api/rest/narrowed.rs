@@ -94,7 +94,10 @@ mod tests {
             ("status=unknown", "filter"),
         ] {
             let failure = read(query).expect_err(query);
-            assert!(failure.status == 400 && failure.message.contains(named), "{query}: {failure}");
+            assert!(
+                failure.status == 400 && failure.message.contains(named),
+                "{query}: {failure}"
+            );
         }
     }
 }

@@ -142,15 +142,21 @@ fn query_parameters(group: Group) -> Vec<Value> {
     let time = || json!({ "type": "string", "format": "date-time" });
     let words = |words: &[&str]| json!({ "type": "string", "enum": words });
     let number = |least: i64, most: i64| json!({ "type": "integer", "minimum": least, "maximum": most });
-    let of = |name: &str, schema: Value, description: &str| {
-        json!({ "name": name, "in": "query", "required": false, "schema": schema, "description": description })
-    };
+    let of = |name: &str, schema: Value, description: &str| json!({ "name": name, "in": "query", "required": false, "schema": schema, "description": description });
     match group {
         Group::Local => vec![of("local", flag(), "Only what this peer drives.")],
-        Group::Types => vec![of("filter", text(), "Types of pins, with commas; there are only those of the type `pin`.")],
+        Group::Types => vec![of(
+            "filter",
+            text(),
+            "Types of pins, with commas; there are only those of the type `pin`.",
+        )],
         Group::Statuses => vec![
             of("filter", text(), "States, with commas; without any, all."),
-            of("cids", text(), "CIDs, with commas; other parameters do not narrow these."),
+            of(
+                "cids",
+                text(),
+                "CIDs, with commas; other parameters do not narrow these.",
+            ),
         ],
         Group::Narrowed => vec![
             of("name", text(), "Pins whose name begins so."),
@@ -164,30 +170,58 @@ fn query_parameters(group: Group) -> Vec<Value> {
         ],
         Group::Options => vec![
             of("name", text(), "A name for people."),
-            of("mode", words(&["recursive", "direct"]), "All below it, or the one block."),
-            of("replication-min", number(-1, 1_000), "Fewest members; 0 for the default, -1 for all."),
-            of("replication-max", number(-1, 1_000), "Members at most; 0 for the default, -1 for all."),
+            of(
+                "mode",
+                words(&["recursive", "direct"]),
+                "All below it, or the one block.",
+            ),
+            of(
+                "replication-min",
+                number(-1, 1_000),
+                "Fewest members; 0 for the default, -1 for all.",
+            ),
+            of(
+                "replication-max",
+                number(-1, 1_000),
+                "Members at most; 0 for the default, -1 for all.",
+            ),
             of("replication", number(-1, 1_000), "Both of them."),
             of("shard-size", number(0, i64::MAX), "Echoed: nothing is sharded."),
             of("user-allocations", text(), "Members to use first, with commas."),
             of("expire-at", time(), "When it goes by itself."),
             of("expire-in", text(), "The same from now, as `1h30m`."),
             of("pin-update", text(), "The CID whose pin everything else is taken from."),
-            of("origins", text(), "Multiaddrs of nodes that have it, with commas, each with `/p2p/` and an ID."),
+            of(
+                "origins",
+                text(),
+                "Multiaddrs of nodes that have it, with commas, each with `/p2p/` and an ID.",
+            ),
             metadata("A pair to find it by."),
         ],
         Group::Add => vec![
             of("format", words(&["unixfs", "car"]), "What is sent."),
             of("layout", words(&["balanced", "trickle"]), "How chunks are arranged."),
-            of("chunker", text(), "`size-N`, `rabin`, `rabin-AVG`, `rabin-MIN-AVG-MAX`, `buzhash` or `default`."),
+            of(
+                "chunker",
+                text(),
+                "`size-N`, `rabin`, `rabin-AVG`, `rabin-MIN-AVG-MAX`, `buzhash` or `default`.",
+            ),
             of("hash", text(), "What names blocks, as `sha2-256`."),
-            of("cid-version", number(0, 1), "Of the CIDs that are made; 1 makes raw leaves."),
+            of(
+                "cid-version",
+                number(0, 1),
+                "Of the CIDs that are made; 1 makes raw leaves.",
+            ),
             of("raw-leaves", flag(), "Whether chunks are blocks as they are."),
             of("wrap-with-directory", flag(), "Put a directory around everything."),
             of("local", flag(), "To the nodes of this peer first."),
             of("no-pin", flag(), "Only hand the blocks over."),
             of("progress", flag(), "Tell how far it is."),
-            of("stream-channels", flag(), "One object a line as it goes on; else one array at the end."),
+            of(
+                "stream-channels",
+                flag(),
+                "One object a line as it goes on; else one array at the end.",
+            ),
             of("shard", words(&["false"]), "Not offered."),
             of("nocopy", words(&["false"]), "Not offered."),
         ],

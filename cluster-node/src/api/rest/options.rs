@@ -199,9 +199,15 @@ mod tests {
         assert_eq!(asked.options.name, "my site");
         assert_eq!(asked.options.mode, PinMode::Direct);
         assert_eq!(asked.options.replication, Replication { min: 2, max: 3 });
-        assert_eq!(asked.options.metadata, BTreeMap::from([("team".to_owned(), "web".to_owned())]));
+        assert_eq!(
+            asked.options.metadata,
+            BTreeMap::from([("team".to_owned(), "web".to_owned())])
+        );
         assert_eq!(asked.options.origins, [format!("/ip4/1.2.3.4/tcp/4001/p2p/{PEER}")]);
-        assert_eq!(asked.options.expire_at, Some(NOW.plus(std::time::Duration::from_secs(3600))));
+        assert_eq!(
+            asked.options.expire_at,
+            Some(NOW.plus(std::time::Duration::from_secs(3600)))
+        );
         assert_eq!(asked.user_allocations, [PEER.parse().expect("an ID")]);
         assert_eq!((asked.shard_size, asked.update), (7, Some(CID.parse().expect("a CID"))));
     }

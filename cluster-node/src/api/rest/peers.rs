@@ -20,7 +20,9 @@ pub async fn id(State(rest): State<Arc<Rest>>) -> Answer {
     let members = rest.pins.members();
     let views = rest.pins.own_member_views();
     let face = members.face_of(own);
-    let view = views.iter().find(|view| Some(view.member.id) == face.map(|face| face.id));
+    let view = views
+        .iter()
+        .find(|view| Some(view.member.id) == face.map(|face| face.id));
     // A peer that was just removed from its cluster and still runs.
     let gone = || Failure::new(StatusCode::GONE, "this peer belongs to no cluster any more");
     Ok(json(&rest.id_of(view.ok_or_else(gone)?)))
@@ -79,7 +81,11 @@ pub async fn remove(State(rest): State<Arc<Rest>>, Segment(peer): Segment) -> An
 /// `POST /token`
 pub async fn token(State(rest): State<Arc<Rest>>, call: Call) -> Answer {
     let none = || Failure::new(StatusCode::UNAUTHORIZED, "unauthorized");
-    let issuer = rest.tokens.as_ref().filter(|_| call.principal.name.is_some()).ok_or_else(none)?;
+    let issuer = rest
+        .tokens
+        .as_ref()
+        .filter(|_| call.principal.name.is_some())
+        .ok_or_else(none)?;
     let token = issuer.issue(&call.principal).await?;
     Ok(json(&Token { token }))
 }
@@ -112,7 +118,12 @@ impl Rest {
         let members = self.pins.members();
         id.addresses.clone_from(addresses);
         id.cluster_peers = members.iter().map(|member| member.text.clone()).collect();
-        let others = self.pins.directory.present().into_iter().filter(|peer| peer.id != member.peer);
+        let others = self
+            .pins
+            .directory
+            .present()
+            .into_iter()
+            .filter(|peer| peer.id != member.peer);
         id.cluster_peers_addresses = others.flat_map(|peer| self.pins.addresses_of(peer.id)).collect();
         id.ipfs = match (member.node, heard) {
             (None, _) => IpfsId {

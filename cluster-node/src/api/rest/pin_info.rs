@@ -63,7 +63,10 @@ impl GlobalPinInfo {
             // It is only being let go of.
             None => Tracker::Unpinned,
         };
-        let changed = status.placement.as_ref().map_or(view.now, |placement| placement.changed);
+        let changed = status
+            .placement
+            .as_ref()
+            .map_or(view.now, |placement| placement.changed);
         let allocations = allocated(status.placement.as_ref()).to_vec();
         let peers = view.infos(status.entries, rest, changed, filter);
         if peers.is_empty() && !filter.is_all() {
@@ -272,7 +275,9 @@ mod tests {
             revision: 1,
             changed: Timestamp::from_millis(1_000),
         };
-        let entries = entries.iter().map(|(node, status)| NodeEntry::bare(NodeId(*node), *status));
+        let entries = entries
+            .iter()
+            .map(|(node, status)| NodeEntry::bare(NodeId(*node), *status));
         let pin = Pin {
             key: PinKey {
                 namespace: Namespace::default(),
@@ -335,7 +340,10 @@ mod tests {
         let filter = |words| Filter::read(words).expect("valid");
         let pinned = || shown(&[(1, Status::Pinned)], true);
         let info = GlobalPinInfo::of(&view(), pinned(), filter("pinned")).expect("one is");
-        assert_eq!(written(&info)["peer_map"].as_object().map(serde_json::Map::len), Some(1));
+        assert_eq!(
+            written(&info)["peer_map"].as_object().map(serde_json::Map::len),
+            Some(1)
+        );
         assert!(GlobalPinInfo::of(&view(), pinned(), filter("pin_error")).is_none());
         assert!(GlobalPinInfo::of(&view(), pinned(), filter("remote")).is_some());
     }

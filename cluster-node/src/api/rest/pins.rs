@@ -105,7 +105,9 @@ impl Rest {
             None => {
                 let replication = asked.options.replication;
                 let default = self.pins.shared.settings().replication;
-                replication.resolve(default).map_err(|invalid| failure(invalid.into()))?;
+                replication
+                    .resolve(default)
+                    .map_err(|invalid| failure(invalid.into()))?;
                 self.check_mode(call, &cid, asked.options.mode).await?;
                 let wish = PinWish {
                     key,

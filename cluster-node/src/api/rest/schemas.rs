@@ -128,7 +128,10 @@ mod tests {
         let schemas = schemas();
         let described = &schemas[schema];
         let required = described["required"].as_array().expect("required");
-        let required = required.iter().map(|name| name.as_str().expect("text").to_owned()).collect();
+        let required = required
+            .iter()
+            .map(|name| name.as_str().expect("text").to_owned())
+            .collect();
         let written = |value: &T| keys(&serde_json::to_value(value).expect("JSON"));
         assert_eq!(keys(&described["properties"]), written(full), "{schema}");
         assert_eq!(written(bare), required, "{schema}: what is always there");

@@ -127,7 +127,13 @@ impl Filter {
             (Tracker::PinQueued, &[Status::Queued]),
         ] {
             if self.0 & tracker as u16 != 0 {
-                found.extend(statuses.iter().filter(|status| !found.contains(*status)).copied().collect::<Vec<_>>());
+                found.extend(
+                    statuses
+                        .iter()
+                        .filter(|status| !found.contains(*status))
+                        .copied()
+                        .collect::<Vec<_>>(),
+                );
             }
         }
         Some(found)
@@ -166,7 +172,11 @@ mod tests {
             ("error", Tracker::UnpinError, Tracker::Pinning),
             ("queued", Tracker::PinQueued, Tracker::Pinning),
             ("nonsense, pinned", Tracker::Pinned, Tracker::Remote),
-            ("pinned,error,cluster_error,pin_error", Tracker::ClusterError, Tracker::Remote),
+            (
+                "pinned,error,cluster_error,pin_error",
+                Tracker::ClusterError,
+                Tracker::Remote,
+            ),
         ] {
             assert!(read(text).wants(passes) && !read(text).wants(not), "{text}");
         }
@@ -177,6 +187,9 @@ mod tests {
         let sharded = read("sharded");
         assert!(!sharded.is_all() && sharded.statuses() == Some(Vec::new()));
         assert_eq!(read("remote,pinned").statuses(), None);
-        assert_eq!(read("pin_error").statuses(), Some(vec![Status::Retrying, Status::GaveUp]));
+        assert_eq!(
+            read("pin_error").statuses(),
+            Some(vec![Status::Retrying, Status::GaveUp])
+        );
     }
 }
