@@ -232,6 +232,7 @@ impl ContentApi {
                 None => Format::UnixFs(AddOptions::v1_2025()),
             },
             without_pin: start.without_pin,
+            prefer: Vec::new(),
         })
     }
 

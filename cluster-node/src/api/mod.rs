@@ -7,6 +7,7 @@ mod details;
 mod error;
 mod peer;
 mod pins;
+pub mod rest;
 
 pub use cluster::ClusterApi;
 pub use content::ContentApi;

@@ -15,6 +15,7 @@ mod peer;
 mod raft;
 mod render;
 mod replication;
+mod rest;
 mod shutdown;
 mod source;
 mod storage;
@@ -39,6 +40,7 @@ pub use peer::Peer;
 pub use raft::Raft;
 pub use render::default_file;
 pub use replication::ReplicationDefaults;
+pub use rest::{Allowed, Rest};
 pub use shutdown::Shutdown;
 pub use source::ENV_PREFIX;
 pub use storage::Storage;
@@ -51,6 +53,7 @@ use error::Problems;
 pub static SECTIONS: &[SectionSpec] = &[
     peer::SECTION,
     api::SECTION,
+    rest::SECTION,
     telemetry::SECTION,
     raft::SECTION,
     replication::SECTION,
@@ -69,6 +72,8 @@ pub struct Config {
     pub peer: Peer,
     /// `[api]`
     pub api: Api,
+    /// `[rest]`
+    pub rest: Rest,
     /// `[telemetry]`
     pub telemetry: Telemetry,
     /// `[raft]`
@@ -114,10 +119,14 @@ impl Config {
     /// Settings that are allowed and yet worth a line in the log.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        let rest = self.rest.listen.iter().map(|address| ("rest.listen", *address));
         for (option, address) in [
             ("api.grpc_listen", self.api.grpc_listen),
             ("telemetry.http_listen", self.telemetry.http_listen),
-        ] {
+        ]
+        .into_iter()
+        .chain(rest)
+        {
             if !address.ip().is_loopback() {
                 warnings.push(format!(
                     "{option} = \"{address}\" is reachable from other hosts, and asks nobody who they are"
@@ -130,6 +139,7 @@ impl Config {
     fn check(&self, problems: &mut Problems<'_>) {
         self.peer.check(problems);
         self.api.check(problems);
+        self.rest.check(problems);
         self.raft.check(problems);
         self.replication.check(problems);
         self.worker.check(problems);

@@ -8,6 +8,7 @@
 //! Handlers of an API convert and call; they decide nothing. Nobody here calls an API.
 
 mod chunks;
+mod compat_members;
 mod content;
 mod error;
 mod fleet;
@@ -15,6 +16,7 @@ mod gather;
 mod health;
 mod list;
 mod loops;
+mod member_views;
 mod members;
 mod names;
 mod nodes;
@@ -26,6 +28,7 @@ mod reads;
 mod recover;
 mod report;
 mod settle;
+mod shown;
 mod status;
 mod views;
 mod walk;
@@ -33,14 +36,16 @@ mod wanted;
 mod watch;
 
 pub use chunks::{AHEAD, ChunkSender, SEND_LIMIT, chunks_within};
+pub use compat_members::{Member, Members};
 pub use content::{
     AddWish, Added, Adding, BLOCKS_ASKED_MAX, ClusterSource, Format, INGEST_BLOCKS_MAX, own_blocks, take_in,
 };
 pub use error::Error;
-pub use fleet::{FleetView, Heard, HeardNode};
+pub use fleet::{FleetView, Heard, HeardNode, SILENT_AFTER};
 pub use gather::{ENTRIES_CHUNK, Gather, put_entry};
 pub use list::{LIST_CHUNK, ListChunk, ListRequest, PinFilter};
 pub use loops::{Fellows, LoopSettings, Loops, OnEnd};
+pub use member_views::{IpfsNodeSeen, IpfsSeen, MemberView, ipfs_node};
 pub use members::{ClusterView, JoinAnswer, NodeWish, PeerRole, PeerView, Problem, Severity, check_wire_version};
 pub use names::NodeNames;
 pub use nodes::{NodeFactory, NodeLimits, ObserverOf, OwnNode};
@@ -51,6 +56,7 @@ pub use proposer::{Answer, Proposer, ProposerLimits};
 pub use reads::{Reads, ServiceMetrics, Shared};
 pub use recover::RecoverFilter;
 pub use report::{put_item, read_item, read_report};
+pub use shown::{ShowRequest, Shown, ShownChunk, allocated};
 pub use status::{FIRST_PAGE, StatusAllRequest, StatusChunk, own_page};
 pub use views::{NodeEntry, PinView, StatusView};
 pub use wanted::StateWanted;

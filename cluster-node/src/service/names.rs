@@ -56,6 +56,23 @@ impl NodeNames {
             .find(|node| id.map_or(node.name == name_or_id, |id| node.id == id))
     }
 
+    /// All that there ever were, in order of ID.
+    pub fn ever(&self) -> impl Iterator<Item = &StorageNode> {
+        self.nodes.values()
+    }
+
+    /// Whether both were read from the same state.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.nodes, &other.nodes)
+    }
+
+    /// The nodes of one peer alone: what it answers when only it is asked.
+    pub fn only(&self, peer: PeerId) -> Self {
+        let own = self.nodes.iter().filter(|(_, node)| node.peer == peer);
+        let own = own.map(|(id, node)| (*id, node.clone())).collect();
+        Self { nodes: Arc::new(own) }
+    }
+
     /// All that are not gone, in order of ID.
     pub fn present(&self) -> impl Iterator<Item = &StorageNode> {
         let nodes = self.nodes.values().map(|named| &named.node);
