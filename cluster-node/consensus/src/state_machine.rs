@@ -52,6 +52,8 @@ pub struct Changes {
     pub members: u64,
     /// Storage nodes or settings were added or changed.
     pub nodes: u64,
+    /// Credentials of clients were made or revoked.
+    pub credentials: u64,
 }
 
 /// Snapshots since the start of this peer.
@@ -252,6 +254,9 @@ impl Shared {
         if effects.members_changed {
             batch.changes.members += 1;
         }
+        if effects.credentials_changed {
+            batch.changes.credentials += 1;
+        }
         // A node that this entry takes away has to be told so as well.
         let own = |node: &NodeId| position.own.contains(node) || before.contains(node);
         let touched = effects.touched.iter().map(|(node, cid)| (*node, Some(cid)));
@@ -297,6 +302,7 @@ impl Shared {
             self.changes.send_modify(|counters| {
                 counters.members += changes.members;
                 counters.nodes += changes.nodes;
+                counters.credentials += changes.credentials;
             });
         }
     }
@@ -336,7 +342,14 @@ impl Shared {
             }
         }
         let position = Position::read(&*self.state.current(), self.own_peer)?;
-        self.publish(&position, Changes { members: 1, nodes: 1 });
+        self.publish(
+            &position,
+            Changes {
+                members: 1,
+                nodes: 1,
+                credentials: 1,
+            },
+        );
         self.snapshots_installed.fetch_add(1, Ordering::Relaxed);
         tracing::info!(index = at, "a snapshot was installed");
         // What other peers get from now on, should they need one.
