@@ -21,8 +21,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("cluster-content", &["node-core", "cluster-dag"]),
     (
         "cluster-gateway",
-        &["node-core", "cluster-dag", "cluster-content", "cluster-ipfs"],
+        &["node-core", "cluster-dag", "cluster-content", "cluster-http", "cluster-ipfs"],
     ),
+    ("cluster-http", &["node-core"]),
     (
         "cluster-embedded",
         &[
@@ -53,6 +54,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "cluster-dag",
             "cluster-embedded",
             "cluster-gateway",
+            "cluster-http",
         ],
     ),
     ("cluster-ctl", &["node-core", "cluster-proto"]),
@@ -87,6 +89,7 @@ const MUST_NOT_REACH: &[(&str, &[&str])] = &[
     ("cluster-bitswap", DOERS),
     ("cluster-proto", &["openraft", "reqwest", "rocksdb"]),
     ("cluster-kubo", &["openraft", "rocksdb", "tonic"]),
+    ("cluster-http", &["openraft", "reqwest", "rocksdb", "tonic"]),
     ("cluster-security", &["openraft", "reqwest", "rocksdb"]),
     ("cluster-worker", &["openraft", "tonic"]),
     ("cluster-ctl", &["openraft", "reqwest", "rocksdb"]),

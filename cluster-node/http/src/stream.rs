@@ -1,0 +1,154 @@
+//! Streams of objects, one a line, with what went wrong at the end in a trailer.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures::Stream;
+use futures::stream::StreamExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body::Frame;
+use serde::Serialize;
+
+use crate::failure::header_text;
+use crate::{Failure, answer};
+
+/// The trailer that says why a stream ended early; empty when it did not.
+pub const STREAM_ERROR: HeaderName = HeaderName::from_static("x-stream-error");
+/// What is put together into one frame when it is ready at the same time.
+const FRAME_BYTES: usize = 16 * 1024;
+/// Of an error's text.
+const ERROR_BYTES_MAX: usize = 4 * 1024;
+
+/// Answers objects as they come, one a line. Waits for the first: if that is an error, it is answered with its own status;
+/// if there is none, the answer is 200 with an empty body. Otherwise 200 goes out with the first object, and the trailer
+/// `X-Stream-Error` says at the end why there are no more, or nothing if these were all. Where a client takes no trailers the
+/// stream is broken off instead (see [`crate::serve`]).
+///
+/// Nothing is collected: the next object is asked for when there is room for it. Those that are ready together share a frame
+/// of about 16 KiB, and nothing that is ready waits for what is not.
+pub async fn ndjson<T, S>(items: S) -> Response
+where
+    T: Serialize,
+    S: Stream<Item = Result<T, Failure>> + Send + 'static,
+{
+    let mut items: Items = items.map(|item| item.and_then(|item| line(&item))).boxed();
+    let first = match items.next().await {
+        Some(Ok(first)) => first,
+        Some(Err(failure)) => return failure.into_response(),
+        None => return answer::of(StatusCode::OK, Body::empty()),
+    };
+    let lines = Lines {
+        items: Some(items),
+        held: first,
+        ended: None,
+    };
+    let mut response = answer::of(StatusCode::OK, Body::new(lines));
+    let trailer = HeaderValue::from_static("X-Stream-Error");
+    response.headers_mut().insert(header::TRAILER, trailer);
+    response
+}
+
+type Items = Pin<Box<dyn Stream<Item = Result<Vec<u8>, Failure>> + Send>>;
+
+fn line<T: Serialize>(item: &T) -> Result<Vec<u8>, Failure> {
+    let mut text = serde_json::to_vec(item).map_err(|error| Failure::internal(error.to_string()))?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// The body of a stream: lines, then the trailer.
+struct Lines {
+    /// `None` when no more is to be asked for.
+    items: Option<Items>,
+    /// Lines that were not sent yet.
+    held: Vec<u8>,
+    /// How it ended, until that was told.
+    ended: Option<Result<(), Failure>>,
+}
+
+impl Lines {
+    /// Adds what is ready, up to a frame. Pending if something may still come.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.held.len() < FRAME_BYTES {
+            let Some(items) = &mut self.items else {
+                return Poll::Ready(());
+            };
+            match items.as_mut().poll_next(cx) {
+                Poll::Ready(Some(Ok(line))) => self.held.extend_from_slice(&line),
+                Poll::Ready(Some(Err(failure))) => self.end(Err(failure)),
+                Poll::Ready(None) => self.end(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn end(&mut self, how: Result<(), Failure>) {
+        // What made the items is let go before the last of them are sent.
+        self.items = None;
+        self.ended = Some(how);
+    }
+}
+
+impl http_body::Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        let gathered = this.gather(cx);
+        if !this.held.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.held).into()))));
+        }
+        if gathered.is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(this.ended.take().map(|how| {
+            let text = match how {
+                Ok(()) => HeaderValue::from_static(""),
+                Err(failure) => {
+                    tracing::debug!(error = %failure, "a stream ended early");
+                    header_text(&failure.message, ERROR_BYTES_MAX)
+                }
+            };
+            Ok(Frame::trailers(HeaderMap::from_iter([(STREAM_ERROR, text)])))
+        }))
+    }
+}
+
+/// A body for a client that takes no trailers: one that says that something went wrong breaks the stream off, since a stream
+/// that ends well would say that these were all.
+pub(crate) struct Untrailed(pub Body);
+
+impl http_body::Body for Untrailed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = match Pin::new(&mut self.get_mut().0).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            other => return other,
+        };
+        Poll::Ready(match frame.into_trailers() {
+            Ok(trailers) => trailers
+                .get_all(STREAM_ERROR)
+                .iter()
+                .find(|text| !text.is_empty())
+                .map(|text| {
+                    Err(axum::Error::new(BrokenOff(
+                        String::from_utf8_lossy(text.as_bytes()).into_owned(),
+                    )))
+                }),
+            Err(data) => Some(Ok(data)),
+        })
+    }
+}
+
+/// Why a stream was broken off.
+#[derive(Debug, thiserror::Error)]
+#[error("broken off: {0}")]
+pub(crate) struct BrokenOff(String);
