@@ -28,7 +28,7 @@ use figment::value::{Dict, Tag, Value};
 use figment::{Figment, Profile, Provider};
 use serde::Deserialize;
 
-pub use api::Api;
+pub use api::{Api, Auth};
 pub use data_dir::DataDir;
 pub use embedded::{Announce, Dht, Embedded};
 pub use error::{Error, Problem};
@@ -114,11 +114,15 @@ impl Config {
     /// Settings that are allowed and yet worth a line in the log.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for (option, address) in [
-            ("api.grpc_listen", self.api.grpc_listen),
-            ("telemetry.http_listen", self.telemetry.http_listen),
+        for (option, address, asks) in [
+            ("api.grpc_listen", self.api.grpc_listen, self.api.auth == Auth::Required),
+            ("telemetry.http_listen", self.telemetry.http_listen, false),
         ] {
-            if !address.ip().is_loopback() {
+            if !address.ip().is_loopback() && asks {
+                warnings.push(format!(
+                    "{option} = \"{address}\" is reachable from other hosts, and what clients show there is not encrypted"
+                ));
+            } else if !address.ip().is_loopback() {
                 warnings.push(format!(
                     "{option} = \"{address}\" is reachable from other hosts, and asks nobody who they are"
                 ));

@@ -6,6 +6,7 @@ mod content_http;
 mod embedded;
 mod join;
 mod limits;
+mod local;
 mod observe;
 mod operate;
 mod serve;
@@ -36,7 +37,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DataDir, NodeKind};
 use crate::service::{
-    Fellows, FleetView, Gather, LoopSettings, Loops, NodeFactory, OwnNode, PeerDirectory, Pins, Proposer,
+    Access, Fellows, FleetView, Gather, LoopSettings, Loops, NodeFactory, OwnNode, PeerDirectory, Pins, Proposer,
     ProposerLimits, Reads, Shared, StateWanted, WAIT_DEFAULT,
 };
 use crate::telemetry::{Health, HttpServer, Metrics};
@@ -195,7 +196,17 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let worker = pins.worker.clone();
     running.watch("worker", async move { worker.ended().await });
     running.watch("proposer", pins.proposer.ended());
-    let clients = serve_clients(grpc_listener, pins, metrics, &config, admission, &health);
+    let access = Arc::new(Access::new(&pins));
+    let clients = serve_clients(
+        grpc_listener,
+        &dir.admin_socket(),
+        pins,
+        access,
+        metrics,
+        &config,
+        admission,
+        &health,
+    );
     running.clients = Some(clients?);
 
     let ready = stop.run_until_cancelled(health.until_ready_is(true)).await;
@@ -596,6 +607,7 @@ fn write_run_file(
         "grpc": grpc.to_string(),
         "peer": peer.to_string(),
         "http": http.to_string(),
+        "admin": dir.admin_socket().display().to_string(),
         "config": dir.config_file().display().to_string(),
     });
     standing::replace_file(&dir.run_json(), format!("{run:#}\n").as_bytes())
