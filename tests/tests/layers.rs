@@ -21,7 +21,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("cluster-content", &["node-core", "cluster-dag"]),
     (
         "cluster-gateway",
-        &["node-core", "cluster-dag", "cluster-content", "cluster-http", "cluster-ipfs"],
+        &[
+            "node-core",
+            "cluster-dag",
+            "cluster-content",
+            "cluster-http",
+            "cluster-ipfs",
+        ],
     ),
     ("cluster-http", &["node-core"]),
     (

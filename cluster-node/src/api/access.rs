@@ -20,10 +20,7 @@ type Answered<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl AccessService for AccessApi {
-    async fn create(
-        &self,
-        request: Request<v1::CreateCredentialRequest>,
-    ) -> Answered<v1::CreateCredentialResponse> {
+    async fn create(&self, request: Request<v1::CreateCredentialRequest>) -> Answered<v1::CreateCredentialResponse> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
         let caller = caller(&request)?;
         let wish = wish(request.into_inner()).map_err(status)?;
@@ -42,10 +39,7 @@ impl AccessService for AccessApi {
         }))
     }
 
-    async fn revoke(
-        &self,
-        request: Request<v1::RevokeCredentialRequest>,
-    ) -> Answered<v1::RevokeCredentialResponse> {
+    async fn revoke(&self, request: Request<v1::RevokeCredentialRequest>) -> Answered<v1::RevokeCredentialResponse> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
         let caller = caller(&request)?;
         let given = request.into_inner().credential;
@@ -97,7 +91,10 @@ fn wish(request: v1::CreateCredentialRequest) -> Result<CredentialWish, Error> {
             return Err(Error::invalid("kind", request.kind.to_string(), remedy));
         }
     };
-    let expires = request.expires.map(|at| convert::read_time("expires", &at)).transpose()?;
+    let expires = request
+        .expires
+        .map(|at| convert::read_time("expires", &at))
+        .transpose()?;
     Ok(CredentialWish {
         name: request.name,
         namespace: Namespace::new(&request.namespace)?,

@@ -152,7 +152,9 @@ impl Caller {
 impl Known {
     /// Fine when it has the scope; else what to say.
     fn need(&self, needed: Scope, what: &str) -> Result<(), String> {
-        let Grant { id, scope, principal, .. } = &self.grant;
+        let Grant {
+            id, scope, principal, ..
+        } = &self.grant;
         if *scope >= needed {
             return Ok(());
         }
@@ -246,17 +248,24 @@ impl CallerLayer {
             self.access.unreadable();
             return Err(unauthenticated(
                 "UNREADABLE_CREDENTIAL",
-                "the metadata `authorization` is neither `Bearer TOKEN` nor `Basic` and base 64 of NAME:PASSWORD".into(),
+                "the metadata `authorization` is neither `Bearer TOKEN` nor `Basic` and base 64 of NAME:PASSWORD"
+                    .into(),
             ));
         }
-        let grant = self.access.admit(shown.presented(), self.required).await.map_err(denied)?;
+        let grant = self
+            .access
+            .admit(shown.presented(), self.required)
+            .await
+            .map_err(denied)?;
         let Some(grant) = grant else {
             return Ok(Caller::Anybody);
         };
         let access = self.access.clone();
         let known = Known { grant, access };
         let method = path.rsplit('/').next().unwrap_or_default();
-        known.need(scope_of(path), method).map_err(|message| status(forbidden(message)))?;
+        known
+            .need(scope_of(path), method)
+            .map_err(|message| status(forbidden(message)))?;
         Ok(Caller::Known(Arc::new(known)))
     }
 }
@@ -365,9 +374,7 @@ impl HttpBody for Granted {
             let mut trailers = HeaderMap::new();
             let message = "the credential of this call was revoked or has expired";
             let over = unauthenticated("WRONG_CREDENTIAL", message.into());
-            return Poll::Ready(Some(
-                over.add_header(&mut trailers).map(|()| Frame::trailers(trailers)),
-            ));
+            return Poll::Ready(Some(over.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
         }
         Pin::new(&mut self.body).poll_frame(cx)
     }
@@ -428,7 +435,16 @@ mod tests {
         assert!(matches!(read("bearer  a.b.c"), Shown::Bearer(token) if token == "a.b.c"));
         let basic = read("Basic dXNlcjpwYTpzcw==");
         assert!(matches!(basic, Shown::Basic(user, password) if user == "user" && password == "pa:ss"));
-        for bad in ["", "Bearer", "Bearer ", "Basic ?", "Basic dXNlcg==", "Basic OnBhc3M=", "Basic dXNlcjo=", "Digest a"] {
+        for bad in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Basic ?",
+            "Basic dXNlcg==",
+            "Basic OnBhc3M=",
+            "Basic dXNlcjo=",
+            "Digest a",
+        ] {
             assert!(matches!(read(bad), Shown::Unreadable), "{bad}");
         }
     }

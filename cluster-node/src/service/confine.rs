@@ -40,22 +40,27 @@ fn own_pins(kv: &dyn KvRead, namespace: &Namespace, cid: &Cid) -> Result<Option<
     });
     let mut found: Option<OwnPins> = None;
     let mut failed = None;
-    kv.scan(Table::Pins, &first, keys::after_prefix(&first).as_deref(), &mut |key, value| {
-        match keys::read_pin(key).and_then(|key| decode_pin(key, value)) {
-            Ok(pin) => {
-                let own = found.get_or_insert_with(|| OwnPins {
-                    name: String::new(),
-                    pins: 0,
-                });
-                own.pins += 1;
-                if own.name.is_empty() {
-                    own.name = pin.options.name;
+    kv.scan(
+        Table::Pins,
+        &first,
+        keys::after_prefix(&first).as_deref(),
+        &mut |key, value| {
+            match keys::read_pin(key).and_then(|key| decode_pin(key, value)) {
+                Ok(pin) => {
+                    let own = found.get_or_insert_with(|| OwnPins {
+                        name: String::new(),
+                        pins: 0,
+                    });
+                    own.pins += 1;
+                    if own.name.is_empty() {
+                        own.name = pin.options.name;
+                    }
                 }
+                Err(error) => failed = Some(error),
             }
-            Err(error) => failed = Some(error),
-        }
-        failed.is_none()
-    })?;
+            failed.is_none()
+        },
+    )?;
     failed.map_or(Ok(found), |error: pinset::KvError| Err(error.into()))
 }
 
@@ -69,7 +74,9 @@ mod tests {
 
     #[test]
     fn only_pins_of_the_namespace_count() {
-        let cid: Cid = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy".parse().expect("a CID");
+        let cid: Cid = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+            .parse()
+            .expect("a CID");
         let mut kv = MemoryKv::default();
         let team = Namespace::new("team-a").expect("valid");
         for (namespace, slot, name) in [("team-a", "", ""), ("team-a", "2", "second"), ("team-b", "", "secret")] {
@@ -85,7 +92,9 @@ mod tests {
                     ..PinOptions::default()
                 },
                 plan: Plan {
-                    based_on: pinset::placement(&kv, &cid).expect("memory").map_or(0, |placement| placement.revision),
+                    based_on: pinset::placement(&kv, &cid)
+                        .expect("memory")
+                        .map_or(0, |placement| placement.revision),
                     ..Plan::default()
                 },
                 from: None,

@@ -242,7 +242,9 @@ impl Access {
                 return invalid("malformed", None);
             };
             let credential = self.look(|state| pinset::credential_named(state, token.issuer()))?;
-            let key = credential.as_ref().map_or(&self.decoy_key, |credential| &credential.signing_key.0);
+            let key = credential
+                .as_ref()
+                .map_or(&self.decoy_key, |credential| &credential.signing_key.0);
             let is_right = token.is_valid(key, self.since_epoch());
             (credential, is_right)
         };
@@ -280,10 +282,7 @@ impl Access {
         }
     }
 
-    fn look<T>(
-        &self,
-        read: impl FnOnce(&dyn pinset::KvRead) -> Result<T, pinset::KvError>,
-    ) -> Result<T, Denied> {
+    fn look<T>(&self, read: impl FnOnce(&dyn pinset::KvRead) -> Result<T, pinset::KvError>) -> Result<T, Denied> {
         read(&*self.reads.stale()).map_err(|error| Denied::Unavailable(error.to_string()))
     }
 
@@ -298,7 +297,8 @@ impl Access {
         let credential = pinset::credential_named(&*self.reads.stale(), name)?.ok_or_else(gone)?;
         let now = self.since_epoch();
         if let Some(asked) = valid_for.filter(|asked| asked.is_zero() || *asked > WEB_TOKEN_MAX) {
-            let remedy = "use more than nothing and at most ten years, or leave it out: then it lasts as long as the credential";
+            let remedy =
+                "use more than nothing and at most ten years, or leave it out: then it lasts as long as the credential";
             return Err(Error::invalid("valid_for", format!("{asked:?}"), remedy));
         }
         let claims = Claims {
@@ -408,7 +408,9 @@ impl Access {
         drop(state);
         let Some(credential) = found else {
             let given: String = id_or_name.chars().take(80).collect();
-            let message = format!("there is no credential {given:?}; `cluster-ctl token ls` and `cluster-ctl credential ls` show them");
+            let message = format!(
+                "there is no credential {given:?}; `cluster-ctl token ls` and `cluster-ctl credential ls` show them"
+            );
             return Err(Error::not_found(message));
         };
         let op = Op::RevokeCredential {

@@ -203,7 +203,11 @@ mod tests {
         let passwords = Passwords::new();
         assert_ne!(passwords.pair("ab", "c"), passwords.pair("a", "bc"));
         assert_eq!(passwords.pair("ab", "c"), passwords.pair("ab", "c"));
-        assert_ne!(passwords.pair("ab", "c"), Passwords::new().pair("ab", "c"), "the key is that of a process");
+        assert_ne!(
+            passwords.pair("ab", "c"),
+            Passwords::new().pair("ab", "c"),
+            "the key is that of a process"
+        );
     }
 
     #[tokio::test]
@@ -211,8 +215,9 @@ mod tests {
         let passwords = Passwords::new();
         let all = u32::try_from(passwords.hashing.available_permits()).expect("few");
         let _held = passwords.hashing.clone().acquire_many_owned(all).await.expect("open");
-        let places: Vec<SemaphorePermit<'_>> =
-            (0..WAITING_MAX).filter_map(|_| passwords.waiting.try_acquire().ok()).collect();
+        let places: Vec<SemaphorePermit<'_>> = (0..WAITING_MAX)
+            .filter_map(|_| passwords.waiting.try_acquire().ok())
+            .collect();
         assert_eq!(places.len(), WAITING_MAX);
         assert_eq!(passwords.are_right("mallory", "guess", None).await, Err(Busy));
     }
