@@ -103,7 +103,8 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// Reads an endpoint: `http://host:port`, `host:port`, `/ip4/…/tcp/…`, or the path of a socket as `unix:/…` or `/unix/…`.
 pub fn parse_endpoint(text: &str) -> Result<String, String> {
-    let form = "use http://HOST:PORT, HOST:PORT, a multiaddr such as /ip4/127.0.0.1/tcp/9098, or unix:PATH for a socket";
+    let form =
+        "use http://HOST:PORT, HOST:PORT, a multiaddr such as /ip4/127.0.0.1/tcp/9098, or unix:PATH for a socket";
     let text = text.trim();
     if text.starts_with("https://") {
         return Err("the API has no TLS of its own; use http:// over loopback, a tunnel or a trusted network".into());

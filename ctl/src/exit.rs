@@ -232,9 +232,9 @@ fn reason_hint(details: &ErrorDetails) -> Option<&'static str> {
             "show a token with --token-file, PINFLEET_TOKEN or PINFLEET_TOKEN_FILE; on a peer's own host the owner of its folder \
              needs none: `cluster-ctl --api unix:DIR/admin.sock token create NAME`",
         ),
-        "WRONG_CREDENTIAL" => Some(
-            "whoever has the scope admin sees with `cluster-ctl token ls` whether it is there and has not expired",
-        ),
+        "WRONG_CREDENTIAL" => {
+            Some("whoever has the scope admin sees with `cluster-ctl token ls` whether it is there and has not expired")
+        }
         "NO_LEADER" => Some("`cluster-ctl status` shows which peers are missing; a majority of the voters is needed"),
         _ => None,
     }

@@ -54,7 +54,9 @@ impl Bearer {
         let value = is_token.then(|| format!("Bearer {token}").parse().ok()).flatten();
         // What it holds instead is not told: it may be a secret all the same.
         let mut value: MetadataValue<Ascii> = value.ok_or_else(|| {
-            Failure::usage(format!("{source} holds no token; it is one word, and `cluster-ctl token create` prints one"))
+            Failure::usage(format!(
+                "{source} holds no token; it is one word, and `cluster-ctl token create` prints one"
+            ))
         })?;
         value.set_sensitive(true);
         Ok(Self(Some(value)))
@@ -77,7 +79,9 @@ pub fn first_line(file: &Path, talk: Talk) -> Result<String, Failure> {
     let mode = opened.metadata().map_err(failed)?.mode();
     if mode & 0o077 != 0 {
         let path = file.display();
-        talk.warn(&format!("{path} can be read by others; `chmod 600 {path}` keeps it to you"));
+        talk.warn(&format!(
+            "{path} can be read by others; `chmod 600 {path}` keeps it to you"
+        ));
     }
     line_of(opened).map_err(failed)
 }
@@ -150,7 +154,13 @@ mod tests {
 
     #[test]
     fn a_line_ends_where_it_ends() {
-        for (text, line) in [("a b\nc\n", "a b"), ("a", "a"), ("", ""), ("a\r\n", "a"), (" a ", " a ")] {
+        for (text, line) in [
+            ("a b\nc\n", "a b"),
+            ("a", "a"),
+            ("", ""),
+            ("a\r\n", "a"),
+            (" a ", " a "),
+        ] {
             assert_eq!(line_of(text.as_bytes()).expect("text"), line);
         }
         assert!(line_of(&[0xff][..]).is_err());

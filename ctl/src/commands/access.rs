@@ -112,7 +112,9 @@ async fn create(
         until.unwrap_or_default()
     ));
     if !answer.secret.is_empty() {
-        context.talk.note("what is printed is shown once; the cluster keeps only its hash");
+        context
+            .talk
+            .note("what is printed is shown once; the cluster keeps only its hash");
     }
     Ok(())
 }
@@ -120,11 +122,16 @@ async fn create(
 async fn list(context: &mut Context, kind: v1::CredentialKind) -> Result<(), Failure> {
     let answer = context
         .client
-        .call(Kind::Read, v1::ListCredentialsRequest {}, |channel, request| async move {
-            service!(access_client::AccessClient, channel).list(request).await
-        })
+        .call(
+            Kind::Read,
+            v1::ListCredentialsRequest {},
+            |channel, request| async move { service!(access_client::AccessClient, channel).list(request).await },
+        )
         .await?;
-    let of_kind = answer.credentials.into_iter().filter(|credential| credential.kind() == kind);
+    let of_kind = answer
+        .credentials
+        .into_iter()
+        .filter(|credential| credential.kind() == kind);
     print(&mut context.out, of_kind)
 }
 

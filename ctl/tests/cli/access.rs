@@ -44,7 +44,10 @@ fn the_token_comes_from_the_flag_then_the_variable_then_the_file_it_names() {
         let ran = run_with(&server, variables, arguments).expect(0);
         assert_eq!(ran.stderr, "", "{variables:?}");
         let seen = server.fake.shown.lock().expect("not poisoned").clone();
-        assert!(!seen.is_empty() && seen.iter().all(|seen| seen.as_deref() == shown), "{seen:?}");
+        assert!(
+            !seen.is_empty() && seen.iter().all(|seen| seen.as_deref() == shown),
+            "{seen:?}"
+        );
     }
 }
 
@@ -87,7 +90,11 @@ fn what_is_no_token_is_refused_and_not_told() {
         .expect(2)
         .says("/no/such/file can't be read");
     let ran = run_with(&server, &[("PINFLEET_TOKEN", "my secret words")], &["status"]).expect(2);
-    assert!(ran.stderr.contains("PINFLEET_TOKEN holds no token") && !ran.stderr.contains("secret"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("PINFLEET_TOKEN holds no token") && !ran.stderr.contains("secret"),
+        "{}",
+        ran.stderr
+    );
     let open = file(folder.path(), "open", "pft_one", 0o644);
     run(&server.api(), &["--token-file", &open, "pin", "ls", "--count"])
         .expect(0)
@@ -99,22 +106,40 @@ fn a_password_comes_from_stdin_or_a_file_and_is_never_shown() {
     let server = cluster();
     let folder = tempfile::tempdir().expect("a folder");
     let file = file(folder.path(), "password", "from a file \nmore", 0o600);
-    let ran = run_with_input(&server.api(), &["credential", "create", "alice"], b"from stdin, 12 and more\n").expect(0);
+    let ran = run_with_input(
+        &server.api(),
+        &["credential", "create", "alice"],
+        b"from stdin, 12 and more\n",
+    )
+    .expect(0);
     assert_eq!(ran.stdout, "", "what is known to the user is not shown again");
-    run(&server.api(), &["credential", "create", "bob", "--password-file", &file, "-o", "json"]).expect(0);
+    run(
+        &server.api(),
+        &["credential", "create", "bob", "--password-file", &file, "-o", "json"],
+    )
+    .expect(0);
     let ran = run(&server.api(), &["credential", "create", "carol", "--generate"]).expect(0);
     assert_eq!(ran.stdout, format!("{SECRET}\n"));
     let sent = server.fake.calls("create_credential");
-    let expected = ["alice \"from stdin, 12 and more\"", "bob \"from a file \"", "carol \"\""];
+    let expected = [
+        "alice \"from stdin, 12 and more\"",
+        "bob \"from a file \"",
+        "carol \"\"",
+    ];
     assert_eq!(sent, expected);
-    for (input, code, words) in [(&b""[..], 2, "the password is empty"), (b"short", 0, "fewer than 12 characters")] {
+    for (input, code, words) in [
+        (&b""[..], 2, "the password is empty"),
+        (b"short", 0, "fewer than 12 characters"),
+    ] {
         run_with_input(&server.api(), &["credential", "create", "dave"], input)
             .expect(code)
             .says(words);
     }
     // Nothing is read or sent for a name that can't be.
     let before = server.fake.calls("create_credential").len();
-    run(&server.api(), &["credential", "create", "a:b"]).expect(2).says("name \"a:b\"");
+    run(&server.api(), &["credential", "create", "a:b"])
+        .expect(2)
+        .says("name \"a:b\"");
     run(&server.api(), &["token", "create", "ci", "--namespace", "A"])
         .expect(2)
         .says("namespace");

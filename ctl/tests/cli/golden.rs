@@ -392,9 +392,15 @@ fn tokens_and_credentials() {
             "json",
         ],
     );
-    session.run(&server, &["credential", "create", "alice", "--scope", "read", "--generate"]);
+    session.run(
+        &server,
+        &["credential", "create", "alice", "--scope", "read", "--generate"],
+    );
     let arguments = ["credential", "create", "bob", "--namespace", "team-a"];
-    session.add(&arguments, run_with_input(&server.api(), &arguments, b"correct horse battery\n"));
+    session.add(
+        &arguments,
+        run_with_input(&server.api(), &arguments, b"correct horse battery\n"),
+    );
     server.fake.script(|script| {
         script.credentials[1].expired = true;
     });
@@ -405,11 +411,21 @@ fn tokens_and_credentials() {
     session.run(&server, &["credential", "revoke", "alice", "-o", "json"]);
     session.run(&server, &["token", "revoke", "ci"]);
     for (code, reason, message) in [
-        (tonic::Code::Unauthenticated, "NO_CREDENTIAL", "this peer asks for a credential and the call shows none"),
-        (tonic::Code::Unauthenticated, "WRONG_CREDENTIAL", "the token is wrong, or it has expired or was revoked"),
+        (
+            tonic::Code::Unauthenticated,
+            "NO_CREDENTIAL",
+            "this peer asks for a credential and the call shows none",
+        ),
+        (
+            tonic::Code::Unauthenticated,
+            "WRONG_CREDENTIAL",
+            "the token is wrong, or it has expired or was revoked",
+        ),
         (tonic::Code::PermissionDenied, "DENIED", "List needs the scope admin"),
     ] {
-        server.fake.fault("list_credentials", Fault::Status(refused(code, reason, message)));
+        server
+            .fake
+            .fault("list_credentials", Fault::Status(refused(code, reason, message)));
         session.run(&server, &["token", "ls"]);
     }
     session.compare("access.txt", &[]);

@@ -69,7 +69,11 @@ async fn becomes(cluster: &Cluster, client: &Client, token: &str, good: bool) ->
     let what = format!("the token is {}", if good { "good" } else { "over" });
     cluster
         .wait_until(&what, LIMIT, async || {
-            let asked = client.cluster.clone().list_peers(bearer(v1::ListPeersRequest {}, token)).await;
+            let asked = client
+                .cluster
+                .clone()
+                .list_peers(bearer(v1::ListPeersRequest {}, token))
+                .await;
             match asked {
                 Ok(_) => ensure!(good, "it is let in"),
                 Err(status) => {
@@ -103,10 +107,18 @@ async fn a_token_of_one_peer_is_good_at_all_until_it_is_revoked() -> anyhow::Res
     let reader = token(&ctl, &["reader", "--namespace", "team-a", "--scope", "read"]).await?;
     let watcher = cluster.client(other);
     becomes(&cluster, &watcher, &reader, true).await?;
-    let mut watch = watcher.pins.clone().watch(bearer(v1::WatchRequest::default(), &reader)).await?.into_inner();
+    let mut watch = watcher
+        .pins
+        .clone()
+        .watch(bearer(v1::WatchRequest::default(), &reader))
+        .await?
+        .into_inner();
     watch.message().await?.context("the first message")?;
     let listed = ctl.run(&["token", "ls"]).await?;
-    ensure!(listed.contains("ops") && listed.contains("reader") && !listed.contains("pft_"), "{listed}");
+    ensure!(
+        listed.contains("ops") && listed.contains("reader") && !listed.contains("pft_"),
+        "{listed}"
+    );
     cluster.peer(0).kill9()?;
     cluster.peer(1).kill9()?;
     let stale = v1::ListRequest {
@@ -123,7 +135,12 @@ async fn a_token_of_one_peer_is_good_at_all_until_it_is_revoked() -> anyhow::Res
     // Revoked at one peer, it is over at the other, and so is what was opened with it.
     let ran = owner(&cluster, one)?.try_run(&["token", "revoke", "reader"]).await?;
     assert_eq!(ran.code, 0, "{ran:?}");
-    let at_once = cluster.client(one).cluster.clone().list_peers(bearer(v1::ListPeersRequest {}, &reader)).await;
+    let at_once = cluster
+        .client(one)
+        .cluster
+        .clone()
+        .list_peers(bearer(v1::ListPeersRequest {}, &reader))
+        .await;
     assert_eq!(refused(at_once), (Code::Unauthenticated, "WRONG_CREDENTIAL".into()));
     becomes(&cluster, &watcher, &reader, false).await?;
     let ended = tokio::time::timeout(LIMIT, async {
@@ -143,10 +160,18 @@ async fn a_token_of_one_peer_is_good_at_all_until_it_is_revoked() -> anyhow::Res
     let secret = &reader[20..];
     for peer in cluster.peers() {
         let log = peer.log();
-        ensure!(!log.contains(secret) && !log.contains("pft_"), "{} tells a token", peer.name());
+        ensure!(
+            !log.contains(secret) && !log.contains("pft_"),
+            "{} tells a token",
+            peer.name()
+        );
     }
     let log = cluster.peer(one).log();
-    for words in ["a credential was created", "a credential was revoked", "a client was refused"] {
+    for words in [
+        "a credential was created",
+        "a credential was revoked",
+        "a client was refused",
+    ] {
         ensure!(log.contains(words), "{words} is not in the log");
     }
     Ok(())
@@ -163,11 +188,18 @@ async fn a_credential_is_confined_to_its_namespace_and_scope() -> anyhow::Result
     let wrong = pins.pin(bearer(pin("team-b", 1), "pft_wrong")).await;
     assert_eq!(refused(wrong), (Code::Unauthenticated, "WRONG_CREDENTIAL".into()));
     let unreadable = pins.pin(shown(pin("team-b", 1), "Digest x")).await;
-    assert_eq!(refused(unreadable), (Code::Unauthenticated, "UNREADABLE_CREDENTIAL".into()));
+    assert_eq!(
+        refused(unreadable),
+        (Code::Unauthenticated, "UNREADABLE_CREDENTIAL".into())
+    );
 
     let writer = token(&ctl, &["writer", "--namespace", "team-a"]).await?;
     let made = pins.pin(bearer(pin("", 1), &writer)).await?.into_inner();
-    assert_eq!(made.pin.context("the pin")?.namespace, "team-a", "its own when none is named");
+    assert_eq!(
+        made.pin.context("the pin")?.namespace,
+        "team-a",
+        "its own when none is named"
+    );
     pins.pin(bearer(pin("team-a", 2), &writer)).await?;
     let denied = (Code::PermissionDenied, "DENIED".to_owned());
     assert_eq!(refused(pins.pin(bearer(pin("team-b", 2), &writer)).await), denied);
@@ -180,7 +212,10 @@ async fn a_credential_is_confined_to_its_namespace_and_scope() -> anyhow::Result
 
     // Lists, statuses and bulk streams hold to it too.
     let listed = client.list(bearer(v1::ListRequest::default(), &writer)).await?;
-    ensure!(listed.len() == 2 && listed.iter().all(|pin| pin.namespace == "team-a"), "{listed:?}");
+    ensure!(
+        listed.len() == 2 && listed.iter().all(|pin| pin.namespace == "team-a"),
+        "{listed:?}"
+    );
     let elsewhere = v1::ListRequest {
         filter: Some(v1::PinFilter {
             namespace: "team-b".into(),
@@ -218,13 +253,24 @@ async fn a_credential_is_confined_to_its_namespace_and_scope() -> anyhow::Result
     pins.status(bearer(status(1), &reader)).await?;
     assert_eq!(refused(pins.pin(bearer(pin("", 6), &reader)).await), denied);
     for token in [&reader, &writer] {
-        let settings = client.cluster.clone().update_settings(bearer(v1::UpdateSettingsRequest::default(), token)).await;
+        let settings = client
+            .cluster
+            .clone()
+            .update_settings(bearer(v1::UpdateSettingsRequest::default(), token))
+            .await;
         assert_eq!(refused(settings), denied);
-        assert_eq!(refused(pins.recover(bearer(v1::RecoverRequest::default(), token)).await), denied);
+        assert_eq!(
+            refused(pins.recover(bearer(v1::RecoverRequest::default(), token)).await),
+            denied
+        );
     }
     let admin = token(&ctl, &["ops", "--scope", "admin"]).await?;
     pins.pin(bearer(pin("team-b", 7), &admin)).await?;
-    client.cluster.clone().update_settings(bearer(v1::UpdateSettingsRequest::default(), &admin)).await?;
+    client
+        .cluster
+        .clone()
+        .update_settings(bearer(v1::UpdateSettingsRequest::default(), &admin))
+        .await?;
     let all = client.list(bearer(v1::ListRequest::default(), &admin)).await?;
     ensure!(all.iter().any(|pin| pin.namespace == "team-b"), "{all:?}");
 
@@ -244,7 +290,13 @@ async fn passwords_expiry_and_the_command_line() -> anyhow::Result<()> {
     let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
     std::fs::write(path("password"), "correct horse: battery\n")?;
     owner
-        .run(&["credential", "create", "alice@example.org", "--password-file", &path("password")])
+        .run(&[
+            "credential",
+            "create",
+            "alice@example.org",
+            "--password-file",
+            &path("password"),
+        ])
         .await?;
     let client = cluster.client(0);
     let ask = async |user: &str, password: &str| {
@@ -255,14 +307,25 @@ async fn passwords_expiry_and_the_command_line() -> anyhow::Result<()> {
     for _ in 0..2 {
         ask("alice@example.org", "correct horse: battery").await?;
         for (user, password) in [("alice@example.org", "wrong"), ("nobody", "correct horse: battery")] {
-            assert_eq!(refused(ask(user, password).await), (Code::Unauthenticated, "WRONG_CREDENTIAL".into()));
+            assert_eq!(
+                refused(ask(user, password).await),
+                (Code::Unauthenticated, "WRONG_CREDENTIAL".into())
+            );
         }
     }
     // The same name with another password.
     owner.run(&["credential", "revoke", "alice@example.org"]).await?;
-    assert_eq!(refused(ask("alice@example.org", "correct horse: battery").await).0, Code::Unauthenticated);
-    let generated = owner.run(&["credential", "create", "alice@example.org", "--generate"]).await?;
-    assert_eq!(refused(ask("alice@example.org", "correct horse: battery").await).0, Code::Unauthenticated);
+    assert_eq!(
+        refused(ask("alice@example.org", "correct horse: battery").await).0,
+        Code::Unauthenticated
+    );
+    let generated = owner
+        .run(&["credential", "create", "alice@example.org", "--generate"])
+        .await?;
+    assert_eq!(
+        refused(ask("alice@example.org", "correct horse: battery").await).0,
+        Code::Unauthenticated
+    );
     ask("alice@example.org", generated.trim()).await?;
 
     // A token ends with its time, and the list says so.
@@ -274,19 +337,32 @@ async fn passwords_expiry_and_the_command_line() -> anyhow::Result<()> {
     // A name is taken until it is free, and what does not exist is told.
     let admin = token(&owner, &["ops", "--scope", "admin", "--namespace", "team-a"]).await?;
     let taken = owner.try_run(&["token", "create", "ops"]).await?;
-    ensure!(taken.code == 4 && taken.stderr.contains("revoke that one first"), "{taken:?}");
+    ensure!(
+        taken.code == 4 && taken.stderr.contains("revoke that one first"),
+        "{taken:?}"
+    );
     let missing = owner.try_run(&["token", "revoke", "nobody"]).await?;
     assert_eq!(missing.code, 3, "{missing:?}");
     // Over TCP the command line shows its token.
     std::fs::write(path("token"), format!("{admin}\n"))?;
     let ctl = Ctl::new(cluster.peer(0).info().grpc)?;
-    ctl.run(&["--token-file", &path("token"), "token", "create", "by-ops"]).await?;
+    ctl.run(&["--token-file", &path("token"), "token", "create", "by-ops"])
+        .await?;
     std::fs::write(path("token"), "pft_wrong\n")?;
     let refused = ctl.try_run(&["--token-file", &path("token"), "token", "ls"]).await?;
-    ensure!(refused.code == 4 && refused.stderr.contains("the token is wrong"), "{refused:?}");
+    ensure!(
+        refused.code == 4 && refused.stderr.contains("the token is wrong"),
+        "{refused:?}"
+    );
     let log = cluster.peer(0).log();
-    ensure!(log.contains("by-ops") && log.contains("by=\"ops\""), "who asked is in the log:\n{log}");
+    ensure!(
+        log.contains("by-ops") && log.contains("by=\"ops\""),
+        "who asked is in the log:\n{log}"
+    );
     tokio::time::timeout(Duration::from_secs(30), cluster.peer(0).stop()).await??;
-    ensure!(!cluster.peer(0).dir().join("admin.sock").exists(), "the socket goes with the peer");
+    ensure!(
+        !cluster.peer(0).dir().join("admin.sock").exists(),
+        "the socket goes with the peer"
+    );
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Judging looks into the state as this peer has applied it, each time anew: a credential works, and ends, with the entry
 //! that made or revoked it, and no leader is needed for it. It costs one or two looks at rows that lie in the cache.
 
+mod judge;
 mod passwords;
 
 use std::sync::Arc;
@@ -11,16 +12,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cluster_consensus::Consensus;
 use cluster_http::{Authenticate, Denied, Presented, Principal, Scopes};
-use cluster_security::{ApiToken, Claims, LogLimit, PASSWORD_BYTES_MAX, WebToken, generate_password};
+use cluster_security::{ApiToken, Claims, LogLimit, PASSWORD_BYTES_MAX, generate_password};
 use cluster_worker::Clock;
 use node_core::command::{Op, RefusalKind, Request};
+use node_core::pinset::{self, KvError, KvRead};
 use node_core::{
     Credential, CredentialId, Namespace, SIGNING_KEY_BYTES, Scope, SecretHash, SigningKey, Timestamp,
-    check_credential_name, pinset,
+    check_credential_name,
 };
 
 use super::reads::Shared;
 use super::{Error, Pins, Proposer, Reads};
+use judge::Wrong;
 use passwords::Passwords;
 
 /// How often another ID is tried where a random one is taken: with 10,000 credentials one in a hundred million is.
@@ -103,16 +106,6 @@ fn scopes_of(scope: Scope) -> Scopes {
     }
 }
 
-/// Why a client is not let in: for its answer, the metrics and the log.
-struct Refusal<'a> {
-    denied: Denied,
-    /// A label of metrics: one of a few words.
-    reason: &'static str,
-    /// The credential in question, where there is one. A name that nobody has may well be a password that was typed in the
-    /// wrong place, and is not logged.
-    about: Option<&'a Credential>,
-}
-
 /// The credentials of the cluster, as this peer knows them.
 pub struct Access {
     reads: Reads,
@@ -154,11 +147,7 @@ impl Access {
     pub async fn admit(&self, presented: Option<Presented<'_>>, required: bool) -> Result<Option<Grant>, Denied> {
         match presented {
             Some(presented) => self.authenticate(presented).await.map(Some),
-            None if required => Err(self.refuse(Refusal {
-                denied: Denied::Missing,
-                reason: "missing",
-                about: None,
-            })),
+            None if required => Err(self.refuse(Denied::Missing, "missing", None)),
             None => Ok(None),
         }
     }
@@ -178,7 +167,10 @@ impl Access {
             while access.holds(&grant) {
                 let left = grant.expires.map(|expires| expires.since(access.clock.now()));
                 tokio::select! {
-                    changed = changes.changed() => if changed.is_err() { return },
+                    changed = changes.changed() => if changed.is_err() {
+                        // The peer stops, and says so in its own words.
+                        return std::future::pending().await;
+                    },
                     // A moment more, so that it is over when it is looked at again.
                     () = tokio::time::sleep(left.unwrap_or(Duration::MAX).saturating_add(Duration::from_millis(1))),
                         if left.is_some() => {}
@@ -189,11 +181,7 @@ impl Access {
 
     /// Counts what could not even be read.
     pub fn unreadable(&self) {
-        self.refuse(Refusal {
-            denied: Denied::Missing,
-            reason: "malformed",
-            about: None,
-        });
+        self.refuse(Denied::Missing, "malformed", None);
     }
 
     /// Counts a caller that was let in and asked for more than it may, and says so in the log.
@@ -205,84 +193,50 @@ impl Access {
         }
     }
 
-    fn refuse(&self, refusal: Refusal<'_>) -> Denied {
-        self.shared.metrics.refused(refusal.reason);
+    fn refuse_wrong(&self, wrong: &Wrong, denied: Denied) -> Denied {
+        self.refuse(denied, wrong.reason(), wrong.about())
+    }
+
+    /// Counts and logs it, by ID and name where there is a credential. A name that nobody has may well be a password that
+    /// was typed in the wrong place, and is not logged.
+    fn refuse(&self, denied: Denied, reason: &'static str, about: Option<&Credential>) -> Denied {
+        self.shared.metrics.refused(reason);
         if let Some(suppressed) = self.refusals.allow() {
-            let reason = refusal.reason;
-            match refusal.about {
+            match about {
                 Some(about) => {
                     tracing::warn!(credential = %about.id, name = %about.name, reason, suppressed, "a client was refused");
                 }
                 None => tracing::warn!(reason, suppressed, "a client was refused"),
             }
         }
-        refusal.denied
+        denied
     }
 
     fn bearer(&self, text: &str) -> Result<Credential, Denied> {
-        let invalid = |reason, about| {
-            Err(self.refuse(Refusal {
-                denied: Denied::InvalidToken,
-                reason,
-                about,
-            }))
-        };
-        let (credential, is_right) = if ApiToken::is_meant(text) {
-            let Ok(token) = ApiToken::parse(text) else {
-                return invalid("malformed", None);
-            };
-            let credential = self.look(|state| pinset::credential(state, &token.id()))?;
-            let is_right = match credential.as_ref().map(|credential| &credential.secret) {
-                Some(SecretHash::Token(hash)) => token.is_that_of(hash),
-                _ => false,
-            };
-            (credential, is_right)
-        } else {
-            let Some(token) = WebToken::parse(text) else {
-                return invalid("malformed", None);
-            };
-            let credential = self.look(|state| pinset::credential_named(state, token.issuer()))?;
-            let key = credential
-                .as_ref()
-                .map_or(&self.decoy_key, |credential| &credential.signing_key.0);
-            let is_right = token.is_valid(key, self.since_epoch());
-            (credential, is_right)
-        };
-        match credential {
-            None => invalid("unknown", None),
-            Some(credential) if !is_right => invalid("wrong", Some(&credential)),
-            Some(credential) if credential.is_expired(self.clock.now()) => invalid("expired", Some(&credential)),
-            Some(credential) => Ok(credential),
-        }
+        let judged = self.look(|state| judge::bearer(state, text, self.clock.now(), &self.decoy_key))?;
+        judged.map_err(|wrong| self.refuse_wrong(&wrong, Denied::InvalidToken))
     }
 
     async fn basic(&self, user: &str, password: &str) -> Result<Credential, Denied> {
-        let wrong = |reason, about| {
-            Err(self.refuse(Refusal {
-                denied: Denied::Wrong,
-                reason,
-                about,
-            }))
-        };
         let credential = self.look(|state| pinset::credential_named(state, user))?;
         let Ok(are_right) = self.passwords.are_right(user, password, credential.as_ref()).await else {
-            return Err(self.refuse(Refusal {
-                denied: Denied::Unavailable("more passwords are being checked than this peer has room for".into()),
-                reason: "overloaded",
-                about: credential.as_ref(),
-            }));
+            return Err(self.refuse(
+                Denied::Unavailable("more passwords are being checked than this peer has room for".into()),
+                "overloaded",
+                credential.as_ref(),
+            ));
         };
-        match credential {
-            None => wrong("unknown", None),
-            Some(credential) if !are_right => wrong("wrong", Some(&credential)),
-            Some(credential) if credential.is_expired(self.clock.now()) => wrong("expired", Some(&credential)),
-            // Looked at again: hashing takes its time, and what was revoked meanwhile must not come in after that.
-            Some(credential) if !self.holds(&Grant::of(&credential)) => wrong("unknown", Some(&credential)),
-            Some(credential) => Ok(credential),
-        }
+        // Looked at again: hashing takes its time, and what was revoked meanwhile must not come in after that.
+        let id = credential.map(|credential| credential.id);
+        let credential = match id {
+            Some(id) => self.look(|state| pinset::credential(state, &id))?,
+            None => None,
+        };
+        let judged = judge::judged(credential, are_right, self.clock.now());
+        judged.map_err(|wrong| self.refuse_wrong(&wrong, Denied::Wrong))
     }
 
-    fn look<T>(&self, read: impl FnOnce(&dyn pinset::KvRead) -> Result<T, pinset::KvError>) -> Result<T, Denied> {
+    fn look<T>(&self, read: impl FnOnce(&dyn KvRead) -> Result<T, KvError>) -> Result<T, Denied> {
         read(&*self.reads.stale()).map_err(|error| Denied::Unavailable(error.to_string()))
     }
 

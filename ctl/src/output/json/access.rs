@@ -7,7 +7,10 @@ use crate::output::words;
 
 /// A credential without its secret: `token ls|revoke`, `credential ls|revoke`.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs, reason = "the fields are those of the message `Credential` in access.proto")]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the message `Credential` in access.proto"
+)]
 pub struct Credential {
     pub id: String,
     pub name: String,

@@ -20,10 +20,7 @@ pub fn refused(code: Code, reason: &str, message: &str) -> Status {
 
 #[tonic::async_trait]
 impl Access for Service {
-    async fn create(
-        &self,
-        request: Request<v1::CreateCredentialRequest>,
-    ) -> Answer<v1::CreateCredentialResponse> {
+    async fn create(&self, request: Request<v1::CreateCredentialRequest>) -> Answer<v1::CreateCredentialResponse> {
         let request = request.into_inner();
         let what = format!("{} {:?}", request.name, request.password);
         self.0.called("create_credential", &what).await?;
@@ -55,14 +52,14 @@ impl Access for Service {
         Ok(Response::new(v1::ListCredentialsResponse { credentials }))
     }
 
-    async fn revoke(
-        &self,
-        request: Request<v1::RevokeCredentialRequest>,
-    ) -> Answer<v1::RevokeCredentialResponse> {
+    async fn revoke(&self, request: Request<v1::RevokeCredentialRequest>) -> Answer<v1::RevokeCredentialResponse> {
         let given = request.into_inner().credential;
         self.0.called("revoke_credential", &given).await?;
         let mut script = self.0.script.lock().expect("not poisoned");
-        let found = script.credentials.iter().position(|one| one.id == given || one.name == given);
+        let found = script
+            .credentials
+            .iter()
+            .position(|one| one.id == given || one.name == given);
         let Some(found) = found else {
             return Err(not_found(format!(
                 "there is no credential {given:?}; `cluster-ctl token ls` and `cluster-ctl credential ls` show them"
