@@ -1,5 +1,7 @@
 //! The APIs: thin handlers that convert and call the service. Nothing is decided here.
 
+mod access;
+mod caller;
 mod cluster;
 mod content;
 mod convert;
@@ -9,6 +11,8 @@ mod peer;
 mod pins;
 pub mod rest;
 
+pub use access::AccessApi;
+pub use caller::CallerLayer;
 pub use cluster::ClusterApi;
 pub use content::ContentApi;
 pub use details::ErrorDetailsLayer;

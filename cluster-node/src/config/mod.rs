@@ -29,7 +29,7 @@ use figment::value::{Dict, Tag, Value};
 use figment::{Figment, Profile, Provider};
 use serde::Deserialize;
 
-pub use api::Api;
+pub use api::{Api, Auth};
 pub use data_dir::DataDir;
 pub use embedded::{Announce, Dht, Embedded};
 pub use error::{Error, Problem};
@@ -119,15 +119,24 @@ impl Config {
     /// Settings that are allowed and yet worth a line in the log.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let rest = self.rest.listen.iter().map(|address| ("rest.listen", *address));
-        for (option, address) in [
-            ("api.grpc_listen", self.api.grpc_listen),
-            ("telemetry.http_listen", self.telemetry.http_listen),
+        let asks = self.api.auth == Auth::Required;
+        let rest = self.rest.listen.iter().map(|address| ("rest.listen", *address, asks));
+        for (option, address, asks) in [
+            ("api.grpc_listen", self.api.grpc_listen, asks),
+            ("telemetry.http_listen", self.telemetry.http_listen, false),
         ]
         .into_iter()
         .chain(rest)
         {
-            if !address.ip().is_loopback() {
+            let is_sealed = option == "rest.listen" && self.rest.has_tls();
+            if !address.ip().is_loopback() && asks && is_sealed {
+                continue;
+            }
+            if !address.ip().is_loopback() && asks {
+                warnings.push(format!(
+                    "{option} = \"{address}\" is reachable from other hosts, and what clients show there is not encrypted"
+                ));
+            } else if !address.ip().is_loopback() {
                 warnings.push(format!(
                     "{option} = \"{address}\" is reachable from other hosts, and asks nobody who they are"
                 ));

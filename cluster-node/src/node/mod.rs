@@ -7,6 +7,7 @@ mod embedded;
 mod introduce;
 mod join;
 mod limits;
+mod local;
 mod observe;
 mod operate;
 mod rest;
@@ -23,7 +24,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cluster_consensus::{Consensus, ConsensusConfig, OwnRuntime, RaftPeer, RuntimeOptions};
-use cluster_http::{Authenticate, Open};
 use cluster_security::{ConnectorOptions, Identity, PeerConnector, PeerTls, secret_file};
 use cluster_storage::ledger::{Ledger, LedgerOptions};
 use cluster_storage::lower_priority;
@@ -38,10 +38,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, DataDir, NodeKind};
+use crate::config::{Auth, Config, DataDir, NodeKind};
 use crate::service::{
-    Fellows, FleetView, Gather, LoopSettings, Loops, NodeFactory, OwnNode, PeerDirectory, Pins, Proposer,
-    ProposerLimits, Reads, Shared, StateWanted, WAIT_DEFAULT,
+    Access, Fellows, FleetView, Gatekeeper, Gather, LoopSettings, Loops, NodeFactory, OwnNode, PeerDirectory, Pins,
+    Proposer, ProposerLimits, Reads, Shared, StateWanted, WAIT_DEFAULT,
 };
 use crate::telemetry::{Health, HttpServer, Metrics};
 use admission::Admission;
@@ -205,10 +205,23 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let worker = pins.worker.clone();
     running.watch("worker", async move { worker.ended().await });
     running.watch("proposer", pins.proposer.ended());
-    let auth: Arc<dyn Authenticate> = Arc::new(Open);
-    running.rest =
-        Some(rest_listeners.serve(&config.rest, config.shutdown.deadline / 8, &pins, &auth, None, &health)?);
-    let clients = serve_clients(grpc_listener, pins, metrics, &config, admission, &health);
+    let access = Arc::new(Access::new(&pins));
+    let gate = Arc::new(Gatekeeper {
+        access: access.clone(),
+        required: config.api.auth == Auth::Required,
+    });
+    let grace = config.shutdown.deadline / 8;
+    running.rest = Some(rest_listeners.serve(&config.rest, grace, &pins, &gate, &health)?);
+    let clients = serve_clients(
+        grpc_listener,
+        &dir.admin_socket(),
+        pins,
+        access,
+        metrics,
+        &config,
+        admission,
+        &health,
+    );
     running.clients = Some(clients?);
 
     let ready = stop.run_until_cancelled(health.until_ready_is(true)).await;

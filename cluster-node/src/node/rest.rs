@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::supervise::supervised;
-use crate::api::rest::{Rest, TokenIssuer};
+use crate::api::rest::Rest;
 use crate::config::{self, Allowed};
-use crate::service::Pins;
+use crate::service::{Gatekeeper, Pins};
 use crate::telemetry::Health;
 
 /// Listeners that are bound and not served yet: what can't be bound shall stop the peer before anything else begins.
@@ -51,12 +51,12 @@ impl RestListeners {
         config: &config::Rest,
         grace: Duration,
         pins: &Arc<Pins>,
-        auth: &Arc<dyn Authenticate>,
-        tokens: Option<Arc<dyn TokenIssuer>>,
+        gate: &Arc<Gatekeeper>,
         health: &Health,
     ) -> anyhow::Result<RestServers> {
         let options = options(config, grace)?;
-        let router = Rest::new(pins.clone(), tokens).router();
+        let auth: Arc<dyn Authenticate> = gate.clone();
+        let router = Rest::new(pins.clone(), Some(gate.clone())).router();
         let stop = CancellationToken::new();
         let tasks = self.0.into_iter().map(|(listener, _)| {
             let stopped = stop.clone().cancelled_owned();

@@ -29,6 +29,7 @@ pub fn write_run_file(dir: &DataDir, config: &Config, own: PeerId, addresses: &A
         "rest": addresses.rest.map(|address| address.to_string()),
         "peer": addresses.peer.to_string(),
         "http": addresses.http.to_string(),
+        "admin": dir.admin_socket().display().to_string(),
         "config": dir.config_file().display().to_string(),
     });
     standing::replace_file(&dir.run_json(), format!("{run:#}\n").as_bytes())

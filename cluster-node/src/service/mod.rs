@@ -7,8 +7,10 @@
 //!
 //! Handlers of an API convert and call; they decide nothing. Nobody here calls an API.
 
+mod access;
 mod chunks;
 mod compat_members;
+mod confine;
 mod content;
 mod error;
 mod fleet;
@@ -35,8 +37,10 @@ mod walk;
 mod wanted;
 mod watch;
 
+pub use access::{Access, CredentialWish, Gatekeeper, Grant, SecretWish, WEB_TOKEN_MAX};
 pub use chunks::{AHEAD, ChunkSender, SEND_LIMIT, chunks_within};
 pub use compat_members::{Member, Members};
+pub use confine::OwnPins;
 pub use content::{
     AddWish, Added, Adding, BLOCKS_ASKED_MAX, ClusterSource, Format, INGEST_BLOCKS_MAX, own_blocks, take_in,
 };

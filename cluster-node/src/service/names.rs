@@ -13,7 +13,7 @@ pub struct NodeNames {
 }
 
 /// A node and what is shown of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Named {
     node: StorageNode,
     /// Its peer's ID as text. It stands in every line of a list of statuses, and making base58 took a quarter of their time.
@@ -58,7 +58,7 @@ impl NodeNames {
 
     /// All that there ever were, in order of ID.
     pub fn ever(&self) -> impl Iterator<Item = &StorageNode> {
-        self.nodes.values()
+        self.nodes.values().map(|named| &named.node)
     }
 
     /// Whether both were read from the same state.
@@ -68,8 +68,8 @@ impl NodeNames {
 
     /// The nodes of one peer alone: what it answers when only it is asked.
     pub fn only(&self, peer: PeerId) -> Self {
-        let own = self.nodes.iter().filter(|(_, node)| node.peer == peer);
-        let own = own.map(|(id, node)| (*id, node.clone())).collect();
+        let own = self.nodes.iter().filter(|(_, named)| named.node.peer == peer);
+        let own = own.map(|(id, named)| (*id, named.clone())).collect();
         Self { nodes: Arc::new(own) }
     }
 

@@ -332,7 +332,7 @@ impl Pins {
                 "{cid} is not pinned; `cluster-ctl pin add {cid}` pins it"
             )));
         }
-        let name = name_of(&*state, &cid)?;
+        let name = name_of(&*state, &cid, None)?;
         let is_silent = |node| names.driver(node).is_some_and(|peer| silent.contains(&peer));
         Ok(StatusView::fold(
             cid,

@@ -408,6 +408,8 @@ struct HeaderV1 {
     requests_from: u64,
     #[prost(uint64, tag = "11")]
     expiry_from: u64,
+    #[prost(uint64, tag = "12")]
+    credentials: u64,
 }
 
 pub(super) fn encode_header(header: &Header) -> Vec<u8> {
@@ -423,6 +425,7 @@ pub(super) fn encode_header(header: &Header) -> Vec<u8> {
         requests: header.requests,
         requests_from: header.requests_from.as_millis(),
         expiry_from: header.expiry_from.as_millis(),
+        credentials: header.credentials,
     })
 }
 
@@ -440,6 +443,7 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, KvError> {
         requests: stored.requests,
         requests_from: Timestamp::from_millis(stored.requests_from),
         expiry_from: Timestamp::from_millis(stored.expiry_from),
+        credentials: stored.credentials,
     })
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::apply::{each_row, index_rows};
 use super::codec::{decode_pin, decode_pin_name, decode_placement};
+use super::credentials;
 use super::demand::{Step, demand};
 use super::keys;
 use super::read::{header, nodes};
@@ -183,5 +184,7 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
             header.revision
         ));
     }
-    Ok(())
+
+    // 8. A credential is found by its ID and by its name.
+    credentials::check(kv, header.credentials)
 }

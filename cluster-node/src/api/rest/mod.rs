@@ -50,7 +50,7 @@ use http::request::Parts;
 use node_core::{Namespace, Timestamp};
 use tokio::sync::Semaphore;
 
-use crate::service::Pins;
+use crate::service::{Gatekeeper, Pins};
 use pin_info::View;
 
 /// Adds that run at once on one peer. Each holds the batches that are under way to its nodes, about 10 MiB a node, and what
@@ -65,6 +65,15 @@ const RESOLVES_MAX: usize = 64;
 pub trait TokenIssuer: Send + Sync + 'static {
     /// A token that stands for these credentials from now on.
     async fn issue(&self, principal: &Principal) -> Result<String, Failure>;
+}
+
+#[async_trait]
+impl TokenIssuer for Gatekeeper {
+    async fn issue(&self, principal: &Principal) -> Result<String, Failure> {
+        let name = principal.name.as_deref();
+        let name = name.ok_or_else(|| Failure::new(StatusCode::UNAUTHORIZED, "unauthorized"))?;
+        self.access.issue_jwt(name, None).map_err(failure::failure)
+    }
 }
 
 /// What all handlers share.

@@ -175,7 +175,7 @@ impl<'a> Merge<'a> {
             // Names come from the default namespace in passing; those of others, and of further slots, are looked up.
             let pins = one.placement.as_ref().map_or(0, |placement| placement.pins);
             if self.names && one.name.is_empty() && pins > in_passing {
-                one.name = name_of(&*self.sources.state, &cid)?;
+                one.name = name_of(&*self.sources.state, &cid, None)?;
             }
             found.push(one);
         }
