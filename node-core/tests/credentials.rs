@@ -16,7 +16,7 @@ fn id(number: u16) -> CredentialId {
 }
 
 fn credential(number: u16, name: &str) -> Credential {
-    let secret = if number % 2 == 0 {
+    let secret = if number.is_multiple_of(2) {
         SecretHash::Token([number.to_be_bytes()[1]; 32])
     } else {
         SecretHash::Password(PASSWORD.into())

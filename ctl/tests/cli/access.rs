@@ -14,6 +14,9 @@ fn file(folder: &Path, name: &str, text: &str, mode: u32) -> String {
     path.to_str().expect("text").to_owned()
 }
 
+/// Variables, arguments, and what is shown then.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], Option<&'a str>);
+
 fn run_with(server: &Server, variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
     let mut command = command(&server.api(), arguments);
     command.envs(variables.iter().copied());
@@ -28,7 +31,7 @@ fn the_token_comes_from_the_flag_then_the_variable_then_the_file_it_names() {
     let two = file(folder.path(), "two", "  pft_two  ", 0o600);
     let arguments = ["pin", "ls", "--count"];
     let flagged = ["--token-file", &one, "pin", "ls", "--count"];
-    let cases: [(&[(&str, &str)], &[&str], Option<&str>); 5] = [
+    let cases: [Case<'_>; 5] = [
         (&[], &arguments, None),
         (&[("PINFLEET_TOKEN", "")], &arguments, None),
         (&[("PINFLEET_TOKEN_FILE", &two)], &arguments, Some("Bearer pft_two")),
