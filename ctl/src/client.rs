@@ -27,6 +27,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Answers are read in chunks of up to 1,000 items, each of which may carry 32 KiB of metadata.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one stream, and of all, that may wait to be read. Far apart on purpose: h2 breaks a connection off as hostile when
+/// too many small messages wait, and what it takes is half of the second one, at 256 bytes each.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
 
 /// What a call does, which decides what is said when its outcome is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +154,8 @@ impl Client {
                 .tcp_nodelay(true)
                 .http2_keep_alive_interval(KEEP_ALIVE)
                 .keep_alive_timeout(KEEP_ALIVE)
-                .http2_adaptive_window(true);
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW);
             targets.push(Target {
                 address: address.clone(),
                 endpoint,

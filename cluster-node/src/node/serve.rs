@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-
 use cluster_consensus::Consensus;
 use cluster_proto::peer::v1::peers_server::PeersServer;
 use cluster_proto::v1::access_server::AccessServer;
@@ -49,6 +48,15 @@ const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Requests open on one connection of another peer. It has a connection for each purpose and batches what it asks: a
 /// few dozen are in use, a scan for each list of its clients included.
 const PEER_STREAMS_MAX: u32 = 256;
+
+/// Bytes that a client may send of one stream before they are read.
+const CLIENT_STREAM_WINDOW: u32 = 512 << 10;
+
+/// The same for all streams of a connection. What clients send in small pieces (files of an add, items of a bulk stream) costs
+/// more than its bytes while it waits here, and h2 ends the connection as hostile when that is more than half of this
+/// window: a piece below 256 bytes counts for 256. With 64 times the window of a stream, a stream of the smallest messages
+/// there are (11 bytes on average) that nobody reads for some time stays below it.
+const CLIENT_CONNECTION_WINDOW: u32 = 32 << 20;
 
 /// A server that runs.
 pub struct Serving {
@@ -215,6 +223,8 @@ impl Surface {
     {
         Server::builder()
             .max_concurrent_streams(self.streams_max)
+            .initial_stream_window_size(CLIENT_STREAM_WINDOW)
+            .initial_connection_window_size(CLIENT_CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .layer(GrpcMetricsLayer::new(self.metrics))
             .layer(self.admission)

@@ -55,7 +55,7 @@ pub use proposer::{Answer, Proposer, ProposerLimits};
 pub use reads::{Reads, ServiceMetrics, Shared};
 pub use recover::RecoverFilter;
 pub use report::{put_item, read_item, read_report};
-pub use status::{StatusAllRequest, StatusChunk, own_page};
+pub use status::{FIRST_PAGE, StatusAllRequest, StatusChunk, own_page};
 pub use views::{NodeEntry, PinView, StatusView};
 pub use wanted::StateWanted;
 pub use watch::WatchChunk;

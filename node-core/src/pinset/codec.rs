@@ -127,6 +127,25 @@ pub fn decode_pin(key: PinKey, bytes: &[u8]) -> Result<Pin, KvError> {
     })
 }
 
+/// Of a pin only its name. Fields that are not named here are passed over.
+#[derive(Clone, PartialEq, Message)]
+struct NamedPinV1 {
+    #[prost(message, optional, tag = "1")]
+    options: Option<NamedOptionsV1>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NamedOptionsV1 {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+/// Reads only the name of a pin: a list of statuses shows nothing else of it.
+pub fn decode_pin_name(bytes: &[u8]) -> Result<String, KvError> {
+    let stored: NamedPinV1 = open("a pin", bytes)?;
+    Ok(stored.options.unwrap_or_default().name)
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct PlacementV1 {
     #[prost(bool, tag = "1")]

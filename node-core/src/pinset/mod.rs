@@ -19,7 +19,7 @@ mod requests;
 mod view;
 
 pub use apply::{CHANGES_KEPT, EXPIRE_LIMIT_MAX, Effects, apply};
-pub use codec::{decode_change, decode_node, decode_peer, decode_pin, decode_placement};
+pub use codec::{decode_change, decode_node, decode_peer, decode_pin, decode_pin_name, decode_placement};
 pub use command_codec::{decode_requests, decode_results, encode_requests, encode_results};
 pub use credentials::{credential, credential_named, credentials};
 pub use demand::{Demand, PINS_PER_CID_MAX, Step, demand};

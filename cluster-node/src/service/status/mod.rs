@@ -25,7 +25,7 @@ use super::gather::{Entries, Gather};
 use super::list::{self, LIST_CHUNK_BYTES, ListRequest, PinFilter};
 use super::walk::{Walk, make_cursor};
 use super::{ChunkSender, Error, NodeNames, PeerDirectory, StatusView};
-pub use merge::own_page;
+pub use merge::{FIRST_PAGE, own_page};
 use merge::{Found, Merge};
 
 /// Which statuses are wanted.
