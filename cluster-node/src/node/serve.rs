@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-
 use cluster_consensus::Consensus;
 use cluster_proto::peer::v1::peers_server::PeersServer;
 use cluster_proto::v1::access_server::AccessServer;
