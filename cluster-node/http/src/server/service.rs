@@ -75,10 +75,9 @@ impl hyper::service::Service<http::Request<Incoming>> for Service {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
-            let closes = version < Version::HTTP_11;
-            if !trailed && (response.headers_mut().remove(header::TRAILER).is_some() || closes) {
-                // Chunks that don't come to their end tell of an error; without chunks only a reset does.
-                let life = closes.then(|| answering.0.clone());
+            if !trailed && response.headers_mut().remove(header::TRAILER).is_some() {
+                // Chunks that don't come to their end tell of the error; without chunks only a reset does.
+                let life = (version < Version::HTTP_11).then(|| answering.0.clone());
                 response = response.map(|body| Body::new(Untrailed::new(body, life)));
             }
             let access = access.map(|access| access.answered(&response));
