@@ -161,7 +161,10 @@ impl<'a> IntoIterator for &'a Members {
 /// The members as they were last worked out, and of what: every answer of the HTTP APIs shows them, and they change about
 /// never.
 #[derive(Default)]
-pub(super) struct MemberCache(Mutex<Option<(NodeNames, Arc<BTreeMap<PeerId, Peer>>, Arc<Members>)>>);
+pub(super) struct MemberCache(Mutex<Option<Cached>>);
+
+/// Of what they were worked out, and what came of it.
+type Cached = (NodeNames, Arc<BTreeMap<PeerId, Peer>>, Arc<Members>);
 
 impl Pins {
     /// The members as the HTTP APIs of IPFS Cluster know them.
