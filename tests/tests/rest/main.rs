@@ -1,5 +1,6 @@
 //! The REST API of IPFS Cluster over whole clusters, read as bytes: what its clients and its own tests rely on.
 
+mod access;
 mod add;
 mod layer;
 mod lists;
