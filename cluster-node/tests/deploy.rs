@@ -56,6 +56,7 @@ fn series() -> BTreeSet<String> {
     metrics.snapshots(1, 1);
     metrics.set_rocksdb("log", RocksDbSizes::default());
     metrics.set_embedded("node", &EmbeddedNumbers::default());
+    metrics.access_refused("missing");
     let text = metrics.encode().expect("encoded");
     let names = text.lines().filter(|line| !line.starts_with('#'));
     names

@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::exit::{Exit, Failure, human, is_driver_silent, is_outcome_unknown, retry_delay};
 use crate::output::Talk;
+use crate::secret::Bearer;
 
 /// A peer on the same continent connects in well under a second; longer means that it is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -25,6 +27,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Answers are read in chunks of up to 1,000 items, each of which may carry 32 KiB of metadata.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one stream, and of all, that may wait to be read. Far apart on purpose: h2 breaks a connection off as hostile when
+/// too many small messages wait, and what it takes is half of the second one, at 256 bytes each.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
 
 /// What a call does, which decides what is said when its outcome is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +43,13 @@ pub enum Kind {
     Stream,
 }
 
+/// A connection that shows the token with every call.
+pub type Wire = InterceptedService<Channel, Bearer>;
+
 /// Endpoints of the cluster, tried in order.
 pub struct Client {
     targets: Vec<Target>,
+    bearer: Bearer,
     /// The one that answered last: the next call starts there.
     current: AtomicUsize,
     timeout: Duration,
@@ -95,12 +105,20 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
     error.is::<tonic::TimeoutExpired>() || error.source().is_some_and(is_timeout)
 }
 
-/// Reads an endpoint: `http://host:port`, `host:port` or `/ip4/…/tcp/…`.
+/// Reads an endpoint: `http://host:port`, `host:port`, `/ip4/…/tcp/…`, or the path of a socket as `unix:/…` or `/unix/…`.
 pub fn parse_endpoint(text: &str) -> Result<String, String> {
-    let form = "use http://HOST:PORT, HOST:PORT or a multiaddr such as /ip4/127.0.0.1/tcp/9098";
+    let form =
+        "use http://HOST:PORT, HOST:PORT, a multiaddr such as /ip4/127.0.0.1/tcp/9098, or unix:PATH for a socket";
     let text = text.trim();
     if text.starts_with("https://") {
         return Err("the API has no TLS of its own; use http:// over loopback, a tunnel or a trusted network".into());
+    }
+    if let Some(path) = text.strip_prefix("unix:").or(text.strip_prefix("/unix")) {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        return match path {
+            "" | "/" => Err(form.into()),
+            path => Ok(format!("unix:{path}")),
+        };
     }
     let authority = if let Some(rest) = text.strip_prefix('/') {
         let parts: Vec<&str> = rest.trim_end_matches('/').split('/').collect();
@@ -127,7 +145,7 @@ pub fn parse_endpoint(text: &str) -> Result<String, String> {
 
 impl Client {
     /// A client of endpoints that [`parse_endpoint`] made. Connects on first use.
-    pub fn new(addresses: &[String], timeout: Duration, talk: Talk) -> Result<Self, Failure> {
+    pub fn new(addresses: &[String], bearer: Bearer, timeout: Duration, talk: Talk) -> Result<Self, Failure> {
         let mut targets = Vec::new();
         for address in addresses {
             let endpoint = Endpoint::from_shared(address.clone())
@@ -136,7 +154,8 @@ impl Client {
                 .tcp_nodelay(true)
                 .http2_keep_alive_interval(KEEP_ALIVE)
                 .keep_alive_timeout(KEEP_ALIVE)
-                .http2_adaptive_window(true);
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW);
             targets.push(Target {
                 address: address.clone(),
                 endpoint,
@@ -148,6 +167,7 @@ impl Client {
         }
         Ok(Self {
             targets,
+            bearer,
             current: AtomicUsize::new(0),
             timeout,
             talk,
@@ -209,7 +229,7 @@ impl Client {
     pub async fn call<Req, Res, F, Fut>(&self, kind: Kind, request: Req, send: F) -> Result<Res, Failure>
     where
         Req: Clone,
-        F: Fn(Channel, Request<Req>) -> Fut,
+        F: Fn(Wire, Request<Req>) -> Fut,
         Fut: Future<Output = Result<Response<Res>, Status>>,
     {
         let deadline = Instant::now() + self.timeout;
@@ -236,7 +256,8 @@ impl Client {
                     if kind != Kind::Stream {
                         request.set_timeout(share);
                     }
-                    let status = match timeout(share, send(channel, request)).await {
+                    let wire = InterceptedService::new(channel, self.bearer.clone());
+                    let status = match timeout(share, send(wire, request)).await {
                         Ok(Ok(response)) => {
                             self.current.store(index, Ordering::Relaxed);
                             return Ok(response.into_inner());
@@ -328,7 +349,7 @@ impl Client {
     pub async fn read_stream<Req, Res, F, Fut, E>(&self, mut request: Req, send: F, mut each: E) -> Result<(), Failure>
     where
         Req: Clone,
-        F: Fn(Channel, Request<Req>) -> Fut,
+        F: Fn(Wire, Request<Req>) -> Fut,
         Fut: Future<Output = Result<Response<Streaming<Res>>, Status>>,
         E: FnMut(&mut Req, Res) -> Result<bool, Failure>,
     {
@@ -413,6 +434,10 @@ mod tests {
             ("/ip4/127.0.0.1/tcp/9098", "http://127.0.0.1:9098"),
             ("/ip6/::1/tcp/9098", "http://[::1]:9098"),
             ("/dns4/peer-a/tcp/9098", "http://peer-a:9098"),
+            ("unix:/var/lib/a/admin.sock", "unix:/var/lib/a/admin.sock"),
+            ("unix:///var/lib/a/admin.sock", "unix:/var/lib/a/admin.sock"),
+            ("/unix/var/lib/a/admin.sock", "unix:/var/lib/a/admin.sock"),
+            ("unix:admin.sock", "unix:admin.sock"),
         ] {
             assert_eq!(parse_endpoint(given).as_deref(), Ok(expected));
         }
@@ -425,6 +450,8 @@ mod tests {
             "ftp://a:1/x",
             "/ip4/1.2.3.4",
             "https://a:1",
+            "unix:",
+            "/unix",
         ] {
             assert!(parse_endpoint(bad).is_err(), "{bad}");
         }

@@ -228,6 +228,13 @@ fn reason_hint(details: &ErrorDetails) -> Option<&'static str> {
             Some("running the same command again is safe, and `cluster-ctl pin ls` shows whether it was done")
         }
         "DRIVER_SILENT" => Some("only that peer can do it; `cluster-ctl peer ls` shows which peers are reachable"),
+        "NO_CREDENTIAL" => Some(
+            "show a token with --token-file, PINFLEET_TOKEN or PINFLEET_TOKEN_FILE; on a peer's own host the owner of its folder \
+             needs none: `cluster-ctl --api unix:DIR/admin.sock token create NAME`",
+        ),
+        "WRONG_CREDENTIAL" => {
+            Some("whoever has the scope admin sees with `cluster-ctl token ls` whether it is there and has not expired")
+        }
         "NO_LEADER" => Some("`cluster-ctl status` shows which peers are missing; a majority of the voters is needed"),
         _ => None,
     }
@@ -243,7 +250,8 @@ fn code_hint(code: Code, is_write: bool) -> Option<&'static str> {
         Code::Unavailable => Some("`cluster-ctl status` shows what is missing; a majority of the voters is needed"),
         Code::ResourceExhausted => Some("try again later, or send less at once"),
         Code::Aborted => Some("something else changed it at the same moment; run the command again"),
-        Code::PermissionDenied | Code::Unauthenticated => Some("this API does not let you do that"),
+        Code::Unauthenticated => Some("show a token with --token-file, PINFLEET_TOKEN or PINFLEET_TOKEN_FILE"),
+        Code::PermissionDenied => Some("this API does not let you do that"),
         Code::Unimplemented => Some("the peer runs an older version than this cluster-ctl; see `cluster-ctl peer ls`"),
         Code::Internal | Code::Unknown | Code::DataLoss => Some("the log of the peer that answered says more"),
         _ => None,

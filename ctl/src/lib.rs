@@ -1,7 +1,7 @@
 //! The command line of Pinfleet.
 //!
 //! `cli` knows every word that can be typed, `commands` what is done, `client` the way to the cluster, `output` how
-//! answers look, `exit` how commands end. `lines` and `bulk` carry lists of any length in bounded memory, `content` carries
+//! answers look, `exit` how commands end, `secret` how tokens and passwords come in. `lines` and `bulk` carry lists of any length in bounded memory, `content` carries
 //! files.
 
 pub mod bulk;
@@ -12,6 +12,7 @@ pub mod content;
 pub mod exit;
 pub mod lines;
 pub mod output;
+pub mod secret;
 pub mod spec;
 pub mod wait;
 
@@ -23,6 +24,7 @@ use cli::Cli;
 use client::Client;
 use exit::{Exit, Failure};
 use output::{Out, Talk};
+use secret::Bearer;
 
 /// What a command works with.
 pub struct Context {
@@ -66,7 +68,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 fn start(cli: Cli, talk: Talk, no_color: bool) -> Result<Exit, Failure> {
     let global = &cli.global;
-    let client = Client::new(&global.api, global.timeout, talk)?;
+    let bearer = Bearer::find(global.token_file.as_deref(), talk)?;
+    let client = Client::new(&global.api, bearer, global.timeout, talk)?;
     let out = Out::stdout(global.output, global.full, no_color, global.width);
     let mut context = Context { client, out, talk };
     // Two threads: one drives the connection while the other reads, prints and encodes.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::pinset::Settings;
-use crate::{Cid, NodeId, NodeState, PeerId, PinKey, PinOptions, RequestId, StorageNode, Timestamp};
+use crate::{
+    Cid, Credential, CredentialId, NodeId, NodeState, PeerId, PinKey, PinOptions, RequestId, StorageNode, Timestamp,
+};
 
 /// What the leader decided for a CID, from the state of which revision.
 ///
@@ -107,6 +109,16 @@ pub enum Op {
     PutSettings {
         /// From now on.
         settings: Settings,
+    },
+    /// Makes a credential of a client.
+    CreateCredential {
+        /// As wanted; when it was made is decided by the entry. Boxed: it is rare, and larger than most.
+        credential: Box<Credential>,
+    },
+    /// Makes a credential worth nothing, for good.
+    RevokeCredential {
+        /// Which one.
+        id: CredentialId,
     },
 }
 
@@ -252,6 +264,8 @@ impl Op {
             Self::UpdatePeer { .. } => "update_peer",
             Self::RemovePeer { .. } => "remove_peer",
             Self::PutSettings { .. } => "put_settings",
+            Self::CreateCredential { .. } => "create_credential",
+            Self::RevokeCredential { .. } => "revoke_credential",
         }
     }
 }

@@ -22,10 +22,12 @@
 //! 5. The counters count.
 //! 6. A name belongs to one storage node that is not gone; an ID belongs to one node for ever.
 //! 7. The history of changes has no holes.
+//! 8. A credential is found by its ID and by its name, and a name belongs to one.
 
 pub mod allocate;
 mod cid;
 pub mod command;
+mod credential;
 mod id;
 mod member;
 mod pin;
@@ -36,6 +38,9 @@ mod status;
 mod time;
 
 pub use cid::{CID_BYTES_MAX, Cid, CidError, DIGEST_BYTES_MAX};
+pub use credential::{
+    CREDENTIALS_MAX, Credential, CredentialId, SIGNING_KEY_BYTES, Scope, SecretHash, SigningKey, check_credential_name,
+};
 pub use id::{InvalidId, Namespace, NodeId, PeerId, PeerIdError, RequestId, check_name};
 pub use member::{NodeState, Peer, StorageNode};
 pub use pin::{

@@ -7,8 +7,8 @@ use std::time::Duration;
 use node_core::command::{CommandBatch, NewPeer, Op, OpResult, PinOutcome, Plan, RefusalKind, Request};
 use node_core::pinset::{self, Effects, KvRead, MemoryKv, Settings, Table, check_invariants};
 use node_core::{
-    Cid, Namespace, NodeId, NodeState, PeerId, PinKey, PinMode, PinOptions, Replication, RequestId, StorageNode,
-    Timestamp,
+    Cid, Credential, CredentialId, Namespace, NodeId, NodeState, PeerId, PinKey, PinMode, PinOptions, Replication,
+    RequestId, Scope, SecretHash, SigningKey, StorageNode, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -579,7 +579,18 @@ enum Step {
         to: u8,
         unpin_from: bool,
     },
+    Credential {
+        number: u8,
+        expires: bool,
+    },
+    Revoke {
+        number: u8,
+    },
     Expire,
+}
+
+fn credential_id(number: u8) -> CredentialId {
+    CredentialId::from_bytes([number; 5])
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -594,6 +605,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..7u32, 0..4usize).prop_map(|(node, state)| Step::NodeState { node, state }),
         2 => (0..6u8, 0..6u8, any::<bool>()).prop_map(|(from, to, unpin_from)| Step::Update { from, to, unpin_from }),
         1 => prop_oneof![4 => 1..100u64, 1 => 80_000..90_000u64].prop_map(|seconds| Step::Wait { seconds }),
+        1 => (0..4u8, any::<bool>()).prop_map(|(number, expires)| Step::Credential { number, expires }),
+        1 => (0..4u8).prop_map(|number| Step::Revoke { number }),
         1 => Just(Step::Expire),
     ]
 }
@@ -691,6 +704,21 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
                 unpin_from,
             }
         }
+        Step::Credential { number, expires } => Op::CreateCredential {
+            credential: Box::new(Credential {
+                id: credential_id(number),
+                name: format!("user-{}", number / 2),
+                secret: SecretHash::Token([number; 32]),
+                namespace: Namespace::default(),
+                scope: Scope::Pin,
+                signing_key: SigningKey([number; 32]),
+                created: Timestamp::ZERO,
+                expires: expires.then(|| machine.time.plus(Duration::from_secs(50))),
+            }),
+        },
+        Step::Revoke { number } => Op::RevokeCredential {
+            id: credential_id(number),
+        },
         Step::Expire => Op::Expire { limit: 3 },
     })
 }

@@ -123,7 +123,7 @@ impl Client {
     }
 
     /// All pins that match.
-    pub async fn list(&self, request: v1::ListRequest) -> Result<Vec<v1::Pin>, tonic::Status> {
+    pub async fn list(&self, request: impl tonic::IntoRequest<v1::ListRequest>) -> Result<Vec<v1::Pin>, tonic::Status> {
         let mut stream = self.pins.clone().list(request).await?.into_inner();
         let mut pins = Vec::new();
         while let Some(chunk) = stream.message().await? {

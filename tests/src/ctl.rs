@@ -62,6 +62,8 @@ impl Ctl {
             .args(["--api", &self.api])
             .args(arguments)
             .env_remove("PINFLEET_API")
+            .env_remove("PINFLEET_TOKEN")
+            .env_remove("PINFLEET_TOKEN_FILE")
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();

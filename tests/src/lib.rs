@@ -13,4 +13,5 @@ pub mod kubo;
 pub mod node;
 pub mod peer;
 pub mod ports;
+pub mod raw_http;
 pub mod wait;

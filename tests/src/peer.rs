@@ -34,6 +34,9 @@ pub struct RunInfo {
     pub pid: u32,
     /// `host:port` of the gRPC API.
     pub grpc: String,
+    /// `host:port` of the REST API; none when it is off.
+    #[serde(default)]
+    pub rest: Option<String>,
     /// `host:port` for other peers.
     pub peer: String,
     /// `host:port` of metrics and health.

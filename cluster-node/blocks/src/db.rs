@@ -166,6 +166,20 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether RocksDB is about to let writers wait, because what they wrote is not flushed or compacted fast enough: it
+    /// slows them down at 20 files in the first level, and stops them while all memtables of a table are full.
+    pub(crate) fn is_behind(&self) -> bool {
+        const FIRST_LEVEL_FILES: u64 = 12;
+        let of = |table: &str, property| {
+            let value = self.rocks.property_int_value_cf(self.table(table), property);
+            value.ok().flatten().unwrap_or(0)
+        };
+        [BLOCKS, META, REFS].iter().any(|table| {
+            of(table, "rocksdb.num-immutable-mem-table") > 0
+                || of(table, "rocksdb.num-files-at-level0") >= FIRST_LEVEL_FILES
+        })
+    }
+
     /// Brings to disk what was written.
     pub(crate) fn sync(&self) -> Result<(), Error> {
         if self.unsynced.load(Ordering::Relaxed) > 0 {

@@ -28,10 +28,14 @@ const LINKS_MAX: usize = 4_096;
 /// Children that are to be looked at: about 10 MB. Those beyond are found by going over the rows again.
 const FOLLOW_MAX: usize = 100_000;
 
+/// How long a step waits before it looks again whether RocksDB has caught up; longer than a step it does not wait.
+const BEHIND_PAUSE: Duration = Duration::from_millis(2);
+
 /// Blocks of which an estimate keeps in mind how many references it has taken away: about 100 MB at most.
 const SIMULATED_MAX: usize = 1_000_000;
 
-/// How much one step of upkeep may do. It ends with what is reached first, and does a little in any case.
+/// How much one step of upkeep may do. It ends with what is reached first, and does a
+/// little in any case; a collection only where RocksDB keeps up with it.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
     /// Rows looked at.
@@ -176,6 +180,14 @@ impl BlockStore {
             scanned >= budget.keys as u64 || read >= budget.bytes || begun.elapsed() >= budget.time
         };
         loop {
+            // Deleting is writing, and more of it than adds do. Where RocksDB can't keep up it makes all writers wait, for
+            // seconds; so the collection waits instead.
+            while shared.is_behind() && begun.elapsed() < budget.time {
+                std::thread::sleep(BEHIND_PAUSE);
+            }
+            if shared.is_behind() {
+                break;
+            }
             let mut batch = Batch::default();
             // What was just set free goes first, so that little has to be kept in mind.
             if cursor.follow.is_empty() {

@@ -46,7 +46,7 @@
 //! | what | bound | of |
 //! |---|---|---|
 //! | commands that wait | 256 | the writer's queue |
-//! | bytes of blocks that wait, and of links about 64 B each | [`StoreOptions::queue_bytes`], 32 MiB | the writer's queue |
+//! | bytes of blocks that wait, and of links about 64 B each | [`StoreOptions::queue_bytes`], 16 MiB | the writer's queue |
 //! | bytes of a batch | 8 MiB and one command | the writer |
 //! | writes in memory, block cache, open files | [`StoreOptions`] | RocksDB |
 //! | rows of a frontier in memory | 4,096, and the children of what was handed in since the last `advance` | a walk |

@@ -50,7 +50,7 @@ impl Default for StoreOptions {
             write_buffers_bytes: 96 << 20,
             cache_bytes: 32 << 20,
             open_files_max: 512,
-            queue_bytes: 32 << 20,
+            queue_bytes: 16 << 20,
             wal_bytes: 128 << 20,
         }
     }

@@ -310,6 +310,11 @@ impl Consensus {
         self.inner.machine.changes()
     }
 
+    /// Tells each time credentials of clients were made or revoked, after that is in the state.
+    pub fn credentials(&self) -> watch::Receiver<()> {
+        self.inner.machine.credentials()
+    }
+
     /// Snapshots since the start of this peer.
     pub fn snapshot_counts(&self) -> SnapshotCounts {
         self.inner.machine.snapshot_counts()

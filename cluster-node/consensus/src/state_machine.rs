@@ -77,6 +77,7 @@ pub(crate) struct Shared {
     own_nodes: Arc<ArcSwap<BTreeSet<NodeId>>>,
     applied: watch::Sender<Applied>,
     changes: watch::Sender<Changes>,
+    credentials: watch::Sender<()>,
     position: Mutex<Position>,
     bytes_applied: AtomicU64,
     /// Entries may be left out. Never but in openraft's own suite.
@@ -125,6 +126,7 @@ impl StateMachine {
             own_nodes: Arc::new(ArcSwap::new(Arc::clone(&position.own))),
             applied: watch::Sender::new(position.applied()),
             changes: watch::Sender::new(Changes::default()),
+            credentials: watch::Sender::new(()),
             position: Mutex::new(position),
             bytes_applied: AtomicU64::new(0),
             snapshots_built: AtomicU64::new(0),
@@ -154,6 +156,10 @@ impl StateMachine {
 
     pub fn changes(&self) -> watch::Receiver<Changes> {
         self.shared.changes.subscribe()
+    }
+
+    pub fn credentials(&self) -> watch::Receiver<()> {
+        self.shared.credentials.subscribe()
     }
 
     pub fn own_nodes(&self) -> Arc<ArcSwap<BTreeSet<NodeId>>> {
@@ -252,6 +258,7 @@ impl Shared {
         if effects.members_changed {
             batch.changes.members += 1;
         }
+        batch.credentials_changed |= effects.credentials_changed;
         // A node that this entry takes away has to be told so as well.
         let own = |node: &NodeId| position.own.contains(node) || before.contains(node);
         let touched = effects.touched.iter().map(|(node, cid)| (*node, Some(cid)));
@@ -281,6 +288,9 @@ impl Shared {
         }
         self.state.write(batch.overlay.into_batch())?;
         self.publish(position, batch.changes);
+        if batch.credentials_changed {
+            self.credentials.send_replace(());
+        }
         for (responder, answer) in batch.waiting {
             if let Some(responder) = responder {
                 responder.send(answer);
@@ -337,6 +347,7 @@ impl Shared {
         }
         let position = Position::read(&*self.state.current(), self.own_peer)?;
         self.publish(&position, Changes { members: 1, nodes: 1 });
+        self.credentials.send_replace(());
         self.snapshots_installed.fetch_add(1, Ordering::Relaxed);
         tracing::info!(index = at, "a snapshot was installed");
         // What other peers get from now on, should they need one.
@@ -424,6 +435,7 @@ struct Batch<'a> {
     overlay: Overlay<'a>,
     waiting: Vec<Waiting>,
     membership_changed: bool,
+    credentials_changed: bool,
     changes: Changes,
 }
 
@@ -433,6 +445,7 @@ impl<'a> Batch<'a> {
             overlay: Overlay::new(db),
             waiting: Vec::new(),
             membership_changed: false,
+            credentials_changed: false,
             changes: Changes::default(),
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::caller::{Caller, caller};
 use super::convert;
 use super::details::completed;
 use super::error::status;
@@ -74,12 +75,13 @@ impl ContentService for ContentApi {
     type FetchStream = Out<v1::FetchResponse>;
 
     async fn add(&self, request: Request<Streaming<v1::AddRequest>>) -> Result<Response<Self::AddStream>, Status> {
+        let caller = caller(&request)?;
         let place = place(&self.adds)?;
         let (mut answers, queue) = chunks_within(MESSAGES_WAITING_MAX, SEND_LIMIT);
         let api = self.clone();
         tokio::spawn(async move {
             let (told, mut telling) = mpsc::channel(MESSAGES_WAITING_MAX);
-            let adding = api.read_add(request.into_inner(), told);
+            let adding = api.read_add(request.into_inner(), caller, told);
             tokio::pin!(adding);
             let outcome = loop {
                 tokio::select! {
@@ -152,6 +154,7 @@ impl ContentApi {
     async fn read_add(
         &self,
         mut messages: Streaming<v1::AddRequest>,
+        caller: Caller,
         told: mpsc::Sender<v1::AddResponse>,
     ) -> Result<v1::AddDone, Error> {
         use v1::add_request::Message;
@@ -159,7 +162,7 @@ impl ContentApi {
             return Err(Error::invalid("start", "", "the first message of an add"));
         };
         let keep = metadata_kept(&start);
-        let wish = self.wish(start).await?;
+        let wish = self.wish(start, &caller).await?;
         let entries = told.clone();
         let observe = move |entry: AddedEntry| {
             // A client that is far behind misses entries rather than to hold up the add; the root comes in any case.
@@ -209,7 +212,8 @@ impl ContentApi {
         })
     }
 
-    async fn wish(&self, start: v1::AddStart) -> Result<AddWish, Error> {
+    async fn wish(&self, start: v1::AddStart, caller: &Caller) -> Result<AddWish, Error> {
+        let namespace = Namespace::new(&caller.namespace(&start.namespace)?)?;
         let options = start.options.unwrap_or_default();
         let names = self.pins.names_for(!options.nodes.is_empty(), WAIT_DEFAULT).await?;
         let options = PinsApi(self.pins.clone()).options(options, &names)?;
@@ -222,7 +226,7 @@ impl ContentApi {
         }
         node_core::check_slot(&start.slot)?;
         Ok(AddWish {
-            namespace: Namespace::new(&start.namespace)?,
+            namespace,
             slot: start.slot,
             options,
             request_id: convert::request_id(&start.request_id)?,
@@ -232,6 +236,7 @@ impl ContentApi {
                 None => Format::UnixFs(AddOptions::v1_2025()),
             },
             without_pin: start.without_pin,
+            prefer: Vec::new(),
         })
     }
 

@@ -1,5 +1,7 @@
 //! The APIs: thin handlers that convert and call the service. Nothing is decided here.
 
+mod access;
+mod caller;
 mod cluster;
 mod content;
 mod convert;
@@ -7,7 +9,10 @@ mod details;
 mod error;
 mod peer;
 mod pins;
+pub mod rest;
 
+pub use access::AccessApi;
+pub use caller::CallerLayer;
 pub use cluster::ClusterApi;
 pub use content::ContentApi;
 pub use details::ErrorDetailsLayer;

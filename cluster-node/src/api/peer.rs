@@ -26,8 +26,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::error::{deadline_of, status};
 use crate::service::{
-    BLOCKS_ASKED_MAX, ENTRIES_CHUNK, Error, JoinAnswer, NodeEntry, Pins, RecoverFilter, WAIT_DEFAULT, WAIT_MAX,
-    own_blocks, own_page, put_entry, read_report, take_in,
+    BLOCKS_ASKED_MAX, ENTRIES_CHUNK, Error, FIRST_PAGE, JoinAnswer, LIST_CHUNK, NodeEntry, Pins, RecoverFilter,
+    WAIT_DEFAULT, WAIT_MAX, own_blocks, own_page, put_entry, read_report, take_in,
 };
 
 /// Scans that run at once. Each holds two messages of about 2 MiB at most; the other peers run as many lists for their
@@ -430,10 +430,11 @@ impl Scan {
     async fn run(self, mut after: Option<Cid>) {
         let own = self.pins.directory.own();
         let nodes: Arc<[NodeId]> = self.pins.names().of_peer(own).map(|node| node.id).collect();
+        let mut rows = FIRST_PAGE;
         loop {
             let (pins, nodes, statuses, brief) = (self.pins.clone(), nodes.clone(), self.statuses.clone(), self.brief);
             let page = tokio::task::spawn_blocking(move || {
-                let (rows, next) = next_page(&pins, &nodes, after, &statuses)?;
+                let (rows, next) = next_page(&pins, &nodes, after, &statuses, rows)?;
                 let entries: Vec<_> = rows.iter().map(|(cid, entry)| put_entry(cid, entry, brief)).collect();
                 Ok::<_, Error>((entries, next))
             });
@@ -455,7 +456,7 @@ impl Scan {
                 }
             }
             match next {
-                Some(next) => after = Some(next),
+                Some(next) => (after, rows) = (Some(next), LIST_CHUNK),
                 None => return self.complete.store(true, Ordering::Release),
             }
         }
@@ -472,12 +473,18 @@ impl Scan {
 type Page = (Vec<(Cid, NodeEntry)>, Option<Cid>);
 
 /// A page of every node, cut where the shortest of them ends, and the CID to go on behind.
-fn next_page(pins: &Pins, nodes: &[NodeId], after: Option<Cid>, statuses: &[PinState]) -> Result<Page, Error> {
+fn next_page(
+    pins: &Pins,
+    nodes: &[NodeId],
+    after: Option<Cid>,
+    statuses: &[PinState],
+    rows_max: usize,
+) -> Result<Page, Error> {
     let mut rows = Vec::new();
     let mut bound: Option<Cid> = None;
     for node in nodes {
-        let page = own_page(&pins.worker, *node, after, statuses)?;
-        if page.len() >= crate::service::LIST_CHUNK
+        let page = own_page(&pins.worker, *node, after, statuses, rows_max)?;
+        if page.len() >= rows_max
             && let Some((last, _)) = page.last()
         {
             bound = Some(bound.map_or(*last, |bound| bound.min(*last)));

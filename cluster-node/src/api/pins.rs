@@ -11,6 +11,7 @@ use node_core::{Namespace, PinOptions};
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::caller::{Caller, caller};
 use super::convert;
 use super::details::completed;
 use super::error::{code_of, deadline_of, status};
@@ -44,12 +45,14 @@ impl PinsService for PinsApi {
 
     async fn pin(&self, request: Request<v1::PinRequest>) -> Answered<v1::PinResponse> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let answer = async {
+            let namespace = caller.namespace(&request.namespace)?;
             let options = request.options.unwrap_or_default();
             let names = self.0.names_for(!options.nodes.is_empty(), wait).await?;
             let wish = PinWish {
-                key: convert::pin_key(&request.namespace, &request.cid, &request.slot)?,
+                key: convert::pin_key(&namespace, &request.cid, &request.slot)?,
                 options: self.options(options, &names)?,
                 request_id: convert::request_id(&request.request_id)?,
                 allow_unplaced: request.allow_unplaced,
@@ -67,9 +70,11 @@ impl PinsService for PinsApi {
 
     async fn unpin(&self, request: Request<v1::UnpinRequest>) -> Answered<v1::UnpinResponse> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let answer = async {
-            let key = convert::pin_key(&request.namespace, &request.cid, &request.slot)?;
+            let namespace = caller.namespace(&request.namespace)?;
+            let key = convert::pin_key(&namespace, &request.cid, &request.slot)?;
             self.0.unpin(key, convert::request_id(&request.request_id)?, wait).await
         };
         let view = answer.await.map_err(status)?;
@@ -80,10 +85,12 @@ impl PinsService for PinsApi {
 
     async fn update(&self, request: Request<v1::UpdateRequest>) -> Answered<v1::PinResponse> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let answer = async {
-            let from = convert::pin_key(&request.namespace, &request.from, &request.slot);
-            let to = convert::pin_key(&request.namespace, &request.to, &request.slot);
+            let namespace = caller.namespace(&request.namespace)?;
+            let from = convert::pin_key(&namespace, &request.from, &request.slot);
+            let to = convert::pin_key(&namespace, &request.to, &request.slot);
             let wish = UpdateWish {
                 from: from.map_err(|error| convert::renamed(error, "from"))?,
                 to: to.map_err(|error| convert::renamed(error, "to"))?,
@@ -107,9 +114,11 @@ impl PinsService for PinsApi {
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Answered<v1::Pin> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let answer = async {
-            let key = convert::pin_key(&request.namespace, &request.cid, &request.slot)?;
+            let namespace = caller.namespace(&request.namespace)?;
+            let key = convert::pin_key(&namespace, &request.cid, &request.slot)?;
             self.0
                 .get(&key, is_linearizable(request.consistency, true)?, wait)
                 .await
@@ -120,10 +129,11 @@ impl PinsService for PinsApi {
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Answered<Self::ListStream> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let answer = async {
             let listing = ListRequest {
-                filter: self.filter(request.filter)?,
+                filter: self.filter(request.filter, &caller)?,
                 limit: request.limit,
                 cursor: request.cursor,
             };
@@ -147,18 +157,28 @@ impl PinsService for PinsApi {
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answered<v1::PinStatus> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let answer = async {
             let cid = request.cid.parse().map_err(Error::from)?;
-            self.0
-                .status(cid, is_linearizable(request.consistency, true)?, wait)
-                .await
+            let linearizable = is_linearizable(request.consistency, true)?;
+            let own = match caller.confined_to() {
+                Some(namespace) => Some(self.0.own_pins(namespace, &cid, linearizable, wait).await?),
+                None => None,
+            };
+            Ok((self.0.status(cid, linearizable, wait).await?, own))
         };
-        let view = answer.await.map_err(status)?;
-        Ok(Response::new(convert::pin_status(&view, &self.0.names(), false)))
+        let (view, own) = answer.await.map_err(status)?;
+        let mut shown = convert::pin_status(&view, &self.0.names(), false);
+        // What others call it, and how many they are, is theirs.
+        if let Some(own) = own {
+            (shown.name, shown.pins) = (own.name, own.pins);
+        }
+        Ok(Response::new(shown))
     }
 
     async fn status_all(&self, request: Request<v1::StatusAllRequest>) -> Answered<Self::StatusAllStream> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let brief = request.brief;
         let answer = || {
@@ -168,7 +188,7 @@ impl PinsService for PinsApi {
                 request.peer_timeout_ms
             };
             self.0.status_all(StatusAllRequest {
-                filter: self.filter(request.filter)?,
+                filter: self.filter(request.filter, &caller)?,
                 statuses: convert::read_statuses(&request.statuses)?,
                 limit: request.limit,
                 cursor: request.cursor,
@@ -178,14 +198,18 @@ impl PinsService for PinsApi {
         };
         let chunks = answer().map_err(status)?;
         let names = self.0.names();
+        let is_confined = caller.confined_to().is_some();
         let messages = chunks.map(move |chunk| {
             let chunk = chunk.map_err(status)?;
+            let shown = chunk.views.iter().map(|view| {
+                let mut shown = convert::pin_status(view, &names, brief);
+                if is_confined {
+                    shown.pins = 0;
+                }
+                shown
+            });
             Ok(v1::StatusAllResponse {
-                statuses: chunk
-                    .views
-                    .iter()
-                    .map(|view| convert::pin_status(view, &names, brief))
-                    .collect(),
+                statuses: shown.collect(),
                 cursor: chunk.cursor,
                 unreachable_nodes: chunk.unreachable.iter().map(|node| names.name(*node)).collect(),
             })
@@ -195,9 +219,13 @@ impl PinsService for PinsApi {
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answered<v1::ExplainResponse> {
         let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let answer = async {
             let cid = request.cid.parse().map_err(Error::from)?;
+            if let Some(namespace) = caller.confined_to() {
+                self.0.own_pins(namespace, &cid, true, wait).await?;
+            }
             let options = request.options.unwrap_or_default();
             let names = self.0.names_for(!options.nodes.is_empty(), wait).await?;
             let options = self.options(options, &names)?;
@@ -221,9 +249,10 @@ impl PinsService for PinsApi {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answered<Self::WatchStream> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let answer = || {
-            let namespace = match request.namespace.as_str() {
+            let namespace = match caller.list_namespace(&request.namespace)?.as_str() {
                 "" => None,
                 name => Some(Namespace::new(name)?),
             };
@@ -240,6 +269,8 @@ impl PinsService for PinsApi {
     }
 
     async fn recover(&self, request: Request<v1::RecoverRequest>) -> Answered<v1::RecoverResponse> {
+        let wait = deadline_of(&request, WAIT_DEFAULT, WAIT_MAX);
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let names = self.0.names();
         let filter = || {
@@ -257,7 +288,16 @@ impl PinsService for PinsApi {
                 class,
             })
         };
-        let (recovered, unreachable) = self.0.recover(&filter().map_err(status)?).await.map_err(status)?;
+        let filter = filter().map_err(status)?;
+        match (caller.confined_to(), &filter.cid) {
+            (Some(namespace), Some(cid)) => {
+                let own = self.0.own_pins(namespace, cid, true, wait).await;
+                own.map_err(status)?;
+            }
+            (Some(_), None) => caller.need_admin("Recover without a CID").map_err(status)?,
+            (None, _) => {}
+        }
+        let (recovered, unreachable) = self.0.recover(&filter).await.map_err(status)?;
         let unreachable_nodes = unreachable.into_iter().map(|node| names.name(node)).collect();
         Ok(Response::new(v1::RecoverResponse {
             recovered,
@@ -266,9 +306,10 @@ impl PinsService for PinsApi {
     }
 
     async fn bulk_pin(&self, request: Request<Streaming<v1::BulkPinRequest>>) -> Answered<Self::BulkPinStream> {
+        let caller = caller(&request)?;
         let slot = self.0.bulk_slot().map_err(status)?;
         let (answers, queue) = chunks_within(BULK_AHEAD, SEND_LIMIT);
-        let read = self.clone().read_bulk(request.into_inner(), answers);
+        let read = self.clone().read_bulk(request.into_inner(), caller, answers);
         tokio::spawn(async move {
             read.await;
             drop(slot);
@@ -321,6 +362,7 @@ impl PinsApi {
     async fn read_bulk(
         self,
         mut stream: Streaming<v1::BulkPinRequest>,
+        caller: Caller,
         mut answers: ChunkSender<Result<Vec<Pending>, Status>>,
     ) {
         loop {
@@ -341,7 +383,7 @@ impl PinsApi {
             let names = self.0.names();
             let mut pending = Vec::with_capacity(message.items.len());
             for item in message.items {
-                let queued = match self.bulk_wish(item, &names) {
+                let queued = match self.bulk_wish(item, &caller, &names) {
                     Ok(wish) => self.0.pin_queued(wish, WAIT_MAX).await,
                     Err(error) => Err(error),
                 };
@@ -353,9 +395,10 @@ impl PinsApi {
         }
     }
 
-    fn bulk_wish(&self, item: v1::BulkPinItem, names: &NodeNames) -> Result<PinWish, Error> {
+    fn bulk_wish(&self, item: v1::BulkPinItem, caller: &Caller, names: &NodeNames) -> Result<PinWish, Error> {
+        let namespace = caller.namespace(&item.namespace)?;
         Ok(PinWish {
-            key: convert::pin_key(&item.namespace, &item.cid, &item.slot)?,
+            key: convert::pin_key(&namespace, &item.cid, &item.slot)?,
             options: self.options(item.options.unwrap_or_default(), names)?,
             request_id: None,
             allow_unplaced: item.allow_unplaced,
@@ -370,8 +413,9 @@ impl PinsApi {
         Ok(options)
     }
 
-    fn filter(&self, filter: Option<v1::PinFilter>) -> Result<PinFilter, Error> {
-        let filter = filter.unwrap_or_default();
+    fn filter(&self, filter: Option<v1::PinFilter>, caller: &Caller) -> Result<PinFilter, Error> {
+        let mut filter = filter.unwrap_or_default();
+        filter.namespace = caller.list_namespace(&filter.namespace)?;
         let node = find_node(&self.0.names(), "filter.node", &filter.node)?;
         convert::pin_filter(filter, node)
     }

@@ -16,11 +16,23 @@ pub struct Api {
     pub grpc_listen: SocketAddr,
     /// What clients and other peers are told; empty = `grpc_listen`.
     pub grpc_advertise: String,
+    /// Whether clients must show a credential.
+    pub auth: Auth,
     /// Largest message taken.
     #[serde(deserialize_with = "values::bytes")]
     pub message_bytes_max: u64,
     /// Requests and streams open at the same time, over all connections.
     pub streams_max: u32,
+}
+
+/// Whether clients must show a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Whoever reaches the address may do everything.
+    None,
+    /// A token, or a name with a password.
+    Required,
 }
 
 pub(super) const SECTION: SectionSpec = SectionSpec {
@@ -32,14 +44,25 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             key: "grpc_listen",
             kind: Kind::Listen,
             default: Some(r#""127.0.0.1:9098""#),
-            doc: "Where clients connect. Whoever reaches this address may change pins: keep it on loopback or behind \
-                  something that authenticates.",
+            doc: "Where clients connect. Whoever reaches this address may change pins, unless `auth` says otherwise: keep it \
+                  on loopback or behind something that authenticates. The connection is not encrypted.",
         },
         OptionSpec {
             key: "grpc_advertise",
             kind: Kind::Reach,
             default: Some(r#""""#),
             doc: "Address that clients are told when they ask for the peers. Empty: the one of `grpc_listen`.",
+        },
+        OptionSpec {
+            key: "auth",
+            kind: Kind::Choice(&["none", "required"]),
+            default: Some(r#""none""#),
+            doc: "Whether clients must show a token, or a name with a password, which are made with `cluster-ctl token create` \
+                  and `cluster-ctl credential create`. The first one is made on a peer's own host, over the socket \
+                  `admin.sock` in its folder, which only the owner of the folder can open and which asks for none: \
+                  `cluster-ctl --api unix:DIR/admin.sock token create NAME --scope admin`. With \"none\" whoever reaches \
+                  the address may do everything; what is shown and wrong is refused all the same. The health service is \
+                  always open.",
         },
         OptionSpec {
             key: "message_bytes_max",

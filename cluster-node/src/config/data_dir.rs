@@ -49,6 +49,11 @@ impl DataDir {
         self.root.join("begins-cluster")
     }
 
+    /// The socket over which the owner of the folder may do everything; there while the peer runs.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.root.join("admin.sock")
+    }
+
     /// Addresses and process ID of a running peer, written when it is ready.
     pub fn run_json(&self) -> PathBuf {
         self.root.join("run.json")

@@ -15,6 +15,7 @@ mod peer;
 mod raft;
 mod render;
 mod replication;
+mod rest;
 mod shutdown;
 mod source;
 mod storage;
@@ -28,7 +29,7 @@ use figment::value::{Dict, Tag, Value};
 use figment::{Figment, Profile, Provider};
 use serde::Deserialize;
 
-pub use api::Api;
+pub use api::{Api, Auth};
 pub use data_dir::DataDir;
 pub use embedded::{Announce, Dht, Embedded};
 pub use error::{Error, Problem};
@@ -39,6 +40,7 @@ pub use peer::Peer;
 pub use raft::Raft;
 pub use render::default_file;
 pub use replication::ReplicationDefaults;
+pub use rest::{Allowed, Rest};
 pub use shutdown::Shutdown;
 pub use source::ENV_PREFIX;
 pub use storage::Storage;
@@ -51,6 +53,7 @@ use error::Problems;
 pub static SECTIONS: &[SectionSpec] = &[
     peer::SECTION,
     api::SECTION,
+    rest::SECTION,
     telemetry::SECTION,
     raft::SECTION,
     replication::SECTION,
@@ -69,6 +72,8 @@ pub struct Config {
     pub peer: Peer,
     /// `[api]`
     pub api: Api,
+    /// `[rest]`
+    pub rest: Rest,
     /// `[telemetry]`
     pub telemetry: Telemetry,
     /// `[raft]`
@@ -114,11 +119,24 @@ impl Config {
     /// Settings that are allowed and yet worth a line in the log.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for (option, address) in [
-            ("api.grpc_listen", self.api.grpc_listen),
-            ("telemetry.http_listen", self.telemetry.http_listen),
-        ] {
-            if !address.ip().is_loopback() {
+        let asks = self.api.auth == Auth::Required;
+        let rest = self.rest.listen.iter().map(|address| ("rest.listen", *address, asks));
+        for (option, address, asks) in [
+            ("api.grpc_listen", self.api.grpc_listen, asks),
+            ("telemetry.http_listen", self.telemetry.http_listen, false),
+        ]
+        .into_iter()
+        .chain(rest)
+        {
+            let is_sealed = option == "rest.listen" && self.rest.has_tls();
+            if !address.ip().is_loopback() && asks && is_sealed {
+                continue;
+            }
+            if !address.ip().is_loopback() && asks {
+                warnings.push(format!(
+                    "{option} = \"{address}\" is reachable from other hosts, and what clients show there is not encrypted"
+                ));
+            } else if !address.ip().is_loopback() {
                 warnings.push(format!(
                     "{option} = \"{address}\" is reachable from other hosts, and asks nobody who they are"
                 ));
@@ -130,6 +148,7 @@ impl Config {
     fn check(&self, problems: &mut Problems<'_>) {
         self.peer.check(problems);
         self.api.check(problems);
+        self.rest.check(problems);
         self.raft.check(problems);
         self.replication.check(problems);
         self.worker.check(problems);

@@ -4,10 +4,14 @@ mod admission;
 mod channels;
 mod content_http;
 mod embedded;
+mod introduce;
 mod join;
 mod limits;
+mod local;
 mod observe;
 mod operate;
+mod rest;
+mod run_file;
 mod serve;
 mod standing;
 mod supervise;
@@ -26,25 +30,28 @@ use cluster_storage::lower_priority;
 use cluster_storage::raft_log::{LogOptions, RaftLog, RaftLogOptions, RocksLogEngine};
 use cluster_storage::state::{StateOptions, StateStore};
 use cluster_worker::{Clock, SystemClock, Worker, WorkerConfig};
+use node_core::PeerId;
 use node_core::allocate::Policy;
 use node_core::command::{NewPeer, Op, Request};
 use node_core::pinset::{self, FIRST_RAFT_ID, Settings};
-use node_core::{NodeId, NodeState, PeerId, StorageNode};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, DataDir, NodeKind};
+use crate::config::{Auth, Config, DataDir, NodeKind};
 use crate::service::{
-    Fellows, FleetView, Gather, LoopSettings, Loops, NodeFactory, OwnNode, PeerDirectory, Pins, Proposer,
-    ProposerLimits, Reads, Shared, StateWanted, WAIT_DEFAULT,
+    Access, Fellows, FleetView, Gatekeeper, Gather, LoopSettings, Loops, NodeFactory, OwnNode, PeerDirectory, Pins,
+    Proposer, ProposerLimits, Reads, Shared, StateWanted, WAIT_DEFAULT,
 };
 use crate::telemetry::{Health, HttpServer, Metrics};
 use admission::Admission;
 use channels::{AddressBook, Channels};
 use embedded::{Embedded, TellFellows, own_node, tell_numbers};
+use introduce::{configured_nodes, introduction};
 use limits::ConfiguredLimits;
 use observe::{CountAttempts, CountProposals, Scraped, kubo_observer};
+use rest::{RestListeners, RestServers};
+use run_file::{Addresses, write_run_file};
 use serve::{Serving, serve_clients, serve_peers};
 use standing::Standing;
 use supervise::{supervised, watch_ledger, watch_readiness};
@@ -77,6 +84,8 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
 
     let peer_listener = bind(config.peer.listen, "peer.listen").await?;
     let grpc_listener = bind(config.api.grpc_listen, "api.grpc_listen").await?;
+    let rest_listeners = RestListeners::bind(&config.rest).await?;
+    let rest_addresses = rest_listeners.addresses();
     let (peer_address, grpc_address) = (peer_listener.local_addr()?, grpc_listener.local_addr()?);
     let introduce = introduction(own, &config, peer_address, grpc_address);
 
@@ -151,6 +160,7 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         worker_runtime,
         embedded,
         clients: None,
+        rest: None,
         admission: admission.clone(),
     };
 
@@ -195,12 +205,34 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let worker = pins.worker.clone();
     running.watch("worker", async move { worker.ended().await });
     running.watch("proposer", pins.proposer.ended());
-    let clients = serve_clients(grpc_listener, pins, metrics, &config, admission, &health);
+    let access = Arc::new(Access::new(&pins));
+    let gate = Arc::new(Gatekeeper {
+        access: access.clone(),
+        required: config.api.auth == Auth::Required,
+    });
+    let grace = config.shutdown.deadline / 8;
+    running.rest = Some(rest_listeners.serve(&config.rest, grace, &pins, &gate, &health)?);
+    let clients = serve_clients(
+        grpc_listener,
+        &dir.admin_socket(),
+        pins,
+        access,
+        metrics,
+        &config,
+        admission,
+        &health,
+    );
     running.clients = Some(clients?);
 
     let ready = stop.run_until_cancelled(health.until_ready_is(true)).await;
     if ready.is_some() {
-        write_run_file(&dir, &config, own, peer_address, grpc_address, running.http.address())?;
+        let addresses = Addresses {
+            peer: peer_address,
+            grpc: grpc_address,
+            rest: rest_addresses.first().copied(),
+            http: running.http.address(),
+        };
+        write_run_file(&dir, &config, own, &addresses)?;
         tracing::info!(peer = %own, grpc = %grpc_address, peers = %peer_address, "the peer is ready");
         stop.cancelled().await;
     }
@@ -223,6 +255,7 @@ struct Running {
     worker_runtime: OwnRuntime,
     embedded: Option<Embedded>,
     clients: Option<Serving>,
+    rest: Option<RestServers>,
     admission: Admission,
 }
 
@@ -256,6 +289,9 @@ impl Running {
         let share = self.deadline / 4;
         // First, so that no call that begins now loses its leader in the middle.
         self.admission.stop_taking();
+        if let Some(rest) = &self.rest {
+            rest.end();
+        }
         if !self.admission.calls_ended(share / 2).await {
             tracing::info!("some calls are still open");
         }
@@ -272,6 +308,11 @@ impl Running {
             && !clients.stop(share / 2).await
         {
             tracing::info!("connections of clients that are still open are cut");
+        }
+        if let Some(rest) = self.rest
+            && !rest.stop(share / 2).await
+        {
+            tracing::info!("answers of the REST API that are still open are cut");
         }
         self.tasks.close();
         // The loops end at once; nothing they do needs an end.
@@ -299,27 +340,6 @@ async fn bind(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> 
     TcpListener::bind(address)
         .await
         .with_context(|| format!("{option} = \"{address}\": can't listen there"))
-}
-
-fn introduction(own: PeerId, config: &Config, peer: SocketAddr, grpc: SocketAddr) -> NewPeer {
-    let addresses = if config.peer.advertise.is_empty() {
-        vec![peer.to_string()]
-    } else {
-        config.peer.advertise.clone()
-    };
-    let api_address = if config.api.grpc_advertise.is_empty() {
-        grpc.to_string()
-    } else {
-        config.api.grpc_advertise.clone()
-    };
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    NewPeer {
-        id: own,
-        name: config.peer.name.clone(),
-        addresses,
-        api_address,
-        version,
-    }
 }
 
 /// Where the peer stands, and whether it is to begin a cluster.
@@ -564,39 +584,4 @@ async fn begin_cluster(
             started: true,
         },
     )
-}
-
-fn configured_nodes(config: &Config, own: PeerId) -> Vec<StorageNode> {
-    let node = |section: &crate::config::Node| StorageNode {
-        id: NodeId(0),
-        name: section.name.clone(),
-        peer: own,
-        kind: section.kind.as_str().to_owned(),
-        api: section.api.clone(),
-        tags: section.tags.clone(),
-        weight: section.weight,
-        state: NodeState::Active,
-        auth_file: section.auth_file.display().to_string(),
-    };
-    config.nodes.iter().map(node).collect()
-}
-
-fn write_run_file(
-    dir: &DataDir,
-    config: &Config,
-    own: PeerId,
-    peer: SocketAddr,
-    grpc: SocketAddr,
-    http: SocketAddr,
-) -> anyhow::Result<()> {
-    let run = serde_json::json!({
-        "id": own.to_string(),
-        "name": config.peer.name,
-        "pid": std::process::id(),
-        "grpc": grpc.to_string(),
-        "peer": peer.to_string(),
-        "http": http.to_string(),
-        "config": dir.config_file().display().to_string(),
-    });
-    standing::replace_file(&dir.run_json(), format!("{run:#}\n").as_bytes())
 }

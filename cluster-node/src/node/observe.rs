@@ -28,6 +28,10 @@ impl ServiceMetrics for CountProposals {
     fn proposal(&self, outcome: &'static str, operations: usize) {
         self.0.raft_proposal(outcome, operations as u64);
     }
+
+    fn refused(&self, reason: &'static str) {
+        self.0.access_refused(reason);
+    }
 }
 
 /// Counts what the worker does. Nodes are named as in the pinset.

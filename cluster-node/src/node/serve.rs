@@ -1,31 +1,39 @@
 //! The servers: for clients, and for other peers.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use cluster_consensus::Consensus;
 use cluster_proto::peer::v1::peers_server::PeersServer;
+use cluster_proto::v1::access_server::AccessServer;
 use cluster_proto::v1::cluster_server::ClusterServer;
 use cluster_proto::v1::content_server::ContentServer;
 use cluster_proto::v1::pins_server::PinsServer;
 use cluster_security::{AcceptorOptions, MemberGuardLayer, PeerAcceptor, PeerTls};
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::admission::Admission;
 use super::channels::AddressBook;
+use super::local::LocalSocket;
 use super::supervise::supervised;
 use super::vouching::Vouching;
-use crate::api::{ClusterApi, ContentApi, ErrorDetailsLayer, PeerApi, PinsApi};
-use crate::config::Config;
-use crate::service::Pins;
+use crate::api::{AccessApi, CallerLayer, ClusterApi, ContentApi, ErrorDetailsLayer, PeerApi, PinsApi};
+use crate::config::{Auth, Config};
+use crate::service::{Access, Pins};
 use crate::telemetry::{GrpcMetricsLayer, Health, Metrics};
 
 /// The method that a peer may call before it is a member.
@@ -40,6 +48,15 @@ const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Requests open on one connection of another peer. It has a connection for each purpose and batches what it asks: a
 /// few dozen are in use, a scan for each list of its clients included.
 const PEER_STREAMS_MAX: u32 = 256;
+
+/// Bytes that a client may send of one stream before they are read.
+const CLIENT_STREAM_WINDOW: u32 = 512 << 10;
+
+/// The same for all streams of a connection. What clients send in small pieces (files of an add, items of a bulk stream) costs
+/// more than its bytes while it waits here, and h2 ends the connection as hostile when that is more than half of this
+/// window: a piece below 256 bytes counts for 256. With 64 times the window of a stream, a stream of the smallest messages
+/// there are (11 bytes on average) that nobody reads for some time stays below it.
+const CLIENT_CONNECTION_WINDOW: u32 = 32 << 20;
 
 /// A server that runs.
 pub struct Serving {
@@ -95,21 +112,61 @@ pub fn serve_peers(
     }
 }
 
-/// Serves clients.
+/// Serves clients: at the address of the configuration, and at the socket in the peer's folder.
+#[allow(clippy::too_many_arguments, reason = "it wires what the peer is made of")]
 pub fn serve_clients(
     listener: TcpListener,
+    admin_socket: &Path,
     pins: Arc<Pins>,
+    access: Arc<Access>,
     metrics: Metrics,
     config: &Config,
     admission: Admission,
     health: &Health,
 ) -> anyhow::Result<Serving> {
     let bytes = usize::try_from(config.api.message_bytes_max).unwrap_or(usize::MAX);
-    let streams_max = config.api.streams_max;
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(cluster_proto::PUBLIC_FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let routes = Routes::new(health_service)
+        .add_service(reflection)
+        // Answers are bounded by their chunks; a page of 1,000 pins with the longest metadata exceeds what a message
+        // of a client may be.
+        .add_service(
+            PinsServer::new(PinsApi(pins.clone()))
+                .max_decoding_message_size(bytes)
+                .max_encoding_message_size(64 << 20),
+        )
+        .add_service(
+            ContentServer::new(ContentApi::new(pins.clone()))
+                .max_decoding_message_size(bytes)
+                .max_encoding_message_size(64 << 20),
+        )
+        .add_service(AccessServer::new(AccessApi(access.clone())).max_decoding_message_size(bytes))
+        .add_service(ClusterServer::new(ClusterApi(pins)).max_decoding_message_size(bytes));
+    let door = |required| CallerLayer {
+        access: access.clone(),
+        required,
+    };
+    let (required, streams_max) = (config.api.auth == Auth::Required, config.api.streams_max);
+    let (open, asking) = (door(false), door(required));
+    let socket = match LocalSocket::bind(admin_socket) {
+        Ok(socket) => Some(socket),
+        Err(error) if required => {
+            return Err(error).with_context(|| {
+                format!(
+                    "{}: can't listen there, and with api.auth = \"required\" it is how the first credential is made; the folder's \
+                     path may be too long for a socket",
+                    admin_socket.display()
+                )
+            });
+        }
+        Err(error) => {
+            tracing::warn!(path = %admin_socket.display(), %error, "the peer's own socket can't be listened at");
+            None
+        }
+    };
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let followed = health.clone();
@@ -117,30 +174,26 @@ pub fn serve_clients(
     // 40 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = async move {
-        let server = Server::builder()
-            .max_concurrent_streams(streams_max)
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .layer(GrpcMetricsLayer::new(metrics))
-            .layer(admission)
-            .layer(ErrorDetailsLayer)
-            .add_service(health_service)
-            .add_service(reflection)
-            // Answers are bounded by their chunks; a page of 1,000 pins with the longest metadata exceeds what a message
-            // of a client may be.
-            .add_service(
-                PinsServer::new(PinsApi(pins.clone()))
-                    .max_decoding_message_size(bytes)
-                    .max_encoding_message_size(64 << 20),
-            )
-            .add_service(
-                ContentServer::new(ContentApi::new(pins.clone()))
-                    .max_decoding_message_size(bytes)
-                    .max_encoding_message_size(64 << 20),
-            )
-            .add_service(ClusterServer::new(ClusterApi(pins)).max_decoding_message_size(bytes))
-            .serve_with_incoming_shutdown(incoming, stopped.cancelled());
+        let surface = |door| Surface {
+            routes: routes.clone(),
+            door,
+            metrics: metrics.clone(),
+            admission: admission.clone(),
+            streams_max,
+            stopped: stopped.clone(),
+        };
+        let clients = surface(asking).serve(incoming);
+        let owner = async {
+            match socket {
+                Some(socket) => surface(open).serve(socket.owners()).await,
+                None => {
+                    stopped.cancelled().await;
+                    Ok(())
+                }
+            }
+        };
         tokio::select! {
-            served = server => served?,
+            served = async { tokio::try_join!(clients, owner) } => { served?; }
             () = tell_health(reporter, followed) => {}
         }
         Ok(())
@@ -152,12 +205,45 @@ pub fn serve_clients(
     })
 }
 
+/// What clients are served, and how.
+struct Surface {
+    routes: Routes,
+    door: CallerLayer,
+    metrics: Metrics,
+    admission: Admission,
+    streams_max: u32,
+    stopped: CancellationToken,
+}
+
+impl Surface {
+    async fn serve<C>(self, incoming: impl Stream<Item = io::Result<C>>) -> Result<(), tonic::transport::Error>
+    where
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        C::ConnectInfo: Clone + Send + Sync + 'static,
+    {
+        Server::builder()
+            .max_concurrent_streams(self.streams_max)
+            .initial_stream_window_size(CLIENT_STREAM_WINDOW)
+            .initial_connection_window_size(CLIENT_CONNECTION_WINDOW)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .layer(GrpcMetricsLayer::new(self.metrics))
+            .layer(self.admission)
+            // Behind the door of what may be open at all, so that those who guess at credentials are bounded too.
+            .layer(self.door)
+            .layer(ErrorDetailsLayer)
+            .add_routes(self.routes)
+            .serve_with_incoming_shutdown(incoming, self.stopped.cancelled())
+            .await
+    }
+}
+
 /// Answers of the gRPC health service follow what `/readyz` says. Never ends.
 async fn tell_health(reporter: HealthReporter, health: Health) {
     let services = [
         "",
         <PinsServer<PinsApi> as NamedService>::NAME,
         <ContentServer<ContentApi> as NamedService>::NAME,
+        <AccessServer<AccessApi> as NamedService>::NAME,
         <ClusterServer<ClusterApi> as NamedService>::NAME,
     ];
     let mut ready = false;

@@ -77,6 +77,11 @@ impl Error {
         Self::Refused(Refusal::new(RefusalKind::NotFound, message))
     }
 
+    /// Whether it says that something does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.kind == RefusalKind::NotFound)
+    }
+
     /// Something that the state forbids.
     pub fn precondition(message: impl Into<String>) -> Self {
         Self::Refused(Refusal::new(RefusalKind::Precondition, message))

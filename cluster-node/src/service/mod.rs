@@ -7,7 +7,10 @@
 //!
 //! Handlers of an API convert and call; they decide nothing. Nobody here calls an API.
 
+mod access;
 mod chunks;
+mod compat_members;
+mod confine;
 mod content;
 mod error;
 mod fleet;
@@ -15,6 +18,7 @@ mod gather;
 mod health;
 mod list;
 mod loops;
+mod member_views;
 mod members;
 mod names;
 mod nodes;
@@ -26,21 +30,26 @@ mod reads;
 mod recover;
 mod report;
 mod settle;
+mod shown;
 mod status;
 mod views;
 mod walk;
 mod wanted;
 mod watch;
 
+pub use access::{Access, CredentialWish, Gatekeeper, Grant, SecretWish, WEB_TOKEN_MAX};
 pub use chunks::{AHEAD, ChunkSender, SEND_LIMIT, chunks_within};
+pub use compat_members::{Member, Members};
+pub use confine::OwnPins;
 pub use content::{
     AddWish, Added, Adding, BLOCKS_ASKED_MAX, ClusterSource, Format, INGEST_BLOCKS_MAX, own_blocks, take_in,
 };
 pub use error::Error;
-pub use fleet::{FleetView, Heard, HeardNode};
+pub use fleet::{FleetView, Heard, HeardNode, SILENT_AFTER};
 pub use gather::{ENTRIES_CHUNK, Gather, put_entry};
 pub use list::{LIST_CHUNK, ListChunk, ListRequest, PinFilter};
 pub use loops::{Fellows, LoopSettings, Loops, OnEnd};
+pub use member_views::{IpfsNodeSeen, IpfsSeen, MemberView, ipfs_node};
 pub use members::{ClusterView, JoinAnswer, NodeWish, PeerRole, PeerView, Problem, Severity, check_wire_version};
 pub use names::NodeNames;
 pub use nodes::{NodeFactory, NodeLimits, ObserverOf, OwnNode};
@@ -51,7 +60,8 @@ pub use proposer::{Answer, Proposer, ProposerLimits};
 pub use reads::{Reads, ServiceMetrics, Shared};
 pub use recover::RecoverFilter;
 pub use report::{put_item, read_item, read_report};
-pub use status::{StatusAllRequest, StatusChunk, own_page};
+pub use shown::{ShowRequest, Shown, ShownChunk, allocated};
+pub use status::{FIRST_PAGE, StatusAllRequest, StatusChunk, own_page};
 pub use views::{NodeEntry, PinView, StatusView};
 pub use wanted::StateWanted;
 pub use watch::WatchChunk;

@@ -9,31 +9,44 @@ use node_core::{NodeId, NodeState, PeerId, StorageNode};
 /// All storage nodes at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct NodeNames {
-    nodes: Arc<BTreeMap<NodeId, StorageNode>>,
+    nodes: Arc<BTreeMap<NodeId, Named>>,
+}
+
+/// A node and what is shown of it.
+#[derive(Debug, Clone)]
+struct Named {
+    node: StorageNode,
+    /// Its peer's ID as text. It stands in every line of a list of statuses, and making base58 took a quarter of their time.
+    peer: String,
 }
 
 impl NodeNames {
     /// Reads them.
     pub fn read(kv: &dyn KvRead) -> Result<Self, KvError> {
-        let nodes = pinset::nodes(kv)?.into_iter().map(|node| (node.id, node)).collect();
-        Ok(Self { nodes: Arc::new(nodes) })
+        let named = pinset::nodes(kv)?.into_iter().map(|node| {
+            let peer = node.peer.to_string();
+            (node.id, Named { node, peer })
+        });
+        Ok(Self {
+            nodes: Arc::new(named.collect()),
+        })
     }
 
     /// A node's name; its ID when it is unknown.
     pub fn name(&self, id: NodeId) -> String {
         self.nodes
             .get(&id)
-            .map_or_else(|| id.to_string(), |node| node.name.clone())
+            .map_or_else(|| id.to_string(), |named| named.node.name.clone())
     }
 
     /// The peer ID of who drives it.
     pub fn peer(&self, id: NodeId) -> String {
-        self.driver(id).map(|peer| peer.to_string()).unwrap_or_default()
+        self.nodes.get(&id).map(|named| named.peer.clone()).unwrap_or_default()
     }
 
     /// Who drives it.
     pub fn driver(&self, id: NodeId) -> Option<PeerId> {
-        self.nodes.get(&id).map(|node| node.peer)
+        self.nodes.get(&id).map(|named| named.node.peer)
     }
 
     /// The node with this name or ID that is not gone.
@@ -43,9 +56,27 @@ impl NodeNames {
             .find(|node| id.map_or(node.name == name_or_id, |id| node.id == id))
     }
 
+    /// All that there ever were, in order of ID.
+    pub fn ever(&self) -> impl Iterator<Item = &StorageNode> {
+        self.nodes.values().map(|named| &named.node)
+    }
+
+    /// Whether both were read from the same state.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.nodes, &other.nodes)
+    }
+
+    /// The nodes of one peer alone: what it answers when only it is asked.
+    pub fn only(&self, peer: PeerId) -> Self {
+        let own = self.nodes.iter().filter(|(_, named)| named.node.peer == peer);
+        let own = own.map(|(id, named)| (*id, named.clone())).collect();
+        Self { nodes: Arc::new(own) }
+    }
+
     /// All that are not gone, in order of ID.
     pub fn present(&self) -> impl Iterator<Item = &StorageNode> {
-        self.nodes.values().filter(|node| node.state != NodeState::Gone)
+        let nodes = self.nodes.values().map(|named| &named.node);
+        nodes.filter(|node| node.state != NodeState::Gone)
     }
 
     /// The IDs of all that are not gone, in order.

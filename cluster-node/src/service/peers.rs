@@ -79,6 +79,11 @@ impl PeerDirectory {
             .cloned()
     }
 
+    /// All that are known of, removed ones too.
+    pub fn all(&self) -> Arc<BTreeMap<PeerId, Peer>> {
+        self.members.load_full()
+    }
+
     /// All members in order of ID.
     pub fn present(&self) -> Vec<Peer> {
         self.members

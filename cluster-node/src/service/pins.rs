@@ -13,9 +13,11 @@ use node_core::{Cid, NodeId, PeerId, Pin, PinKey, PinOptions, Placement, Replica
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunks::{ChunkSender, Chunks, chunks};
+use super::compat_members::MemberCache;
 use super::fleet::Wish;
 use super::gather::{Gather, PEER_TIMEOUT};
 use super::list::{self, ListChunk, ListRequest};
+use super::member_views::IpfsCache;
 use super::operate::COLLECTIONS_MAX;
 use super::proposer::{Answer, WhenFull};
 use super::reads::Shared;
@@ -105,6 +107,8 @@ pub struct Pins {
     pub(super) watches: Arc<Semaphore>,
     bulks: Arc<Semaphore>,
     pub(super) collections: Arc<Semaphore>,
+    pub(super) members: MemberCache,
+    pub(super) ipfs: IpfsCache,
 }
 
 impl Pins {
@@ -138,6 +142,8 @@ impl Pins {
             watches: slots(WATCHES_MAX),
             bulks: slots(BULKS_MAX),
             collections: slots(COLLECTIONS_MAX),
+            members: MemberCache::default(),
+            ipfs: IpfsCache::default(),
         }
     }
 
@@ -326,7 +332,7 @@ impl Pins {
                 "{cid} is not pinned; `cluster-ctl pin add {cid}` pins it"
             )));
         }
-        let name = name_of(&*state, &cid)?;
+        let name = name_of(&*state, &cid, None)?;
         let is_silent = |node| names.driver(node).is_some_and(|peer| silent.contains(&peer));
         Ok(StatusView::fold(
             cid,
@@ -340,12 +346,17 @@ impl Pins {
 
     /// The status of many CIDs, in chunks.
     pub fn status_all(&self, request: StatusAllRequest) -> Result<Chunks<StatusChunk>, Error> {
+        self.status_of(request, self.names())
+    }
+
+    /// The same of these nodes alone; no others are asked.
+    pub(super) fn status_of(&self, request: StatusAllRequest, names: NodeNames) -> Result<Chunks<StatusChunk>, Error> {
         let sources = Sources {
             state: self.reads.stale(),
             worker: self.worker.clone(),
             directory: self.directory.clone(),
             gather: self.gather.clone(),
-            names: self.names(),
+            names,
         };
         self.on_thread(move |out| status_all(&sources, &request, out))
     }

@@ -19,6 +19,9 @@ pub trait ServiceMetrics: Send + Sync + 'static {
     /// So many operations came to an end: `committed`, `refused`, `forwarded`, `not_leader`, `unknown`, `overloaded`,
     /// `failed`.
     fn proposal(&self, outcome: &'static str, operations: usize);
+    /// A client was refused for what it showed, or did not: `missing`, `malformed`, `unknown`, `wrong`, `expired`,
+    /// `overloaded`; or for asking for more than it may: `scope`, `namespace`.
+    fn refused(&self, reason: &'static str);
 }
 
 /// Small, hot parts of the state, read once per change instead of once per request.

@@ -78,6 +78,11 @@ struct OutcomeLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct GrpcLabels {
     method: String,
     code: &'static str,
@@ -133,6 +138,7 @@ struct Inner {
     grpc_requests: Family<GrpcLabels, Counter>,
     grpc_seconds: Family<MethodLabels, Histogram>,
     grpc_in_flight: Gauge,
+    access_refused: Family<ReasonLabels, Counter>,
     embedded: EmbeddedGauges,
 }
 
@@ -195,6 +201,7 @@ impl Metrics {
             grpc_requests: Family::default(),
             grpc_seconds: Family::new_with_constructor(fast_buckets),
             grpc_in_flight: Gauge::default(),
+            access_refused: Family::default(),
             embedded: EmbeddedGauges::default(),
         };
         let inner = inner.register(peer, version);
@@ -349,6 +356,11 @@ impl Metrics {
         }
     }
 
+    /// A client was refused for the credential that it showed, or did not show; `reason` is one of a few words.
+    pub fn access_refused(&self, reason: &'static str) {
+        self.inner.access_refused.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
     pub(super) fn grpc_begun(&self) {
         self.inner.grpc_in_flight.inc();
     }
@@ -434,6 +446,12 @@ impl Inner {
             "From the submission of a log entry to its answer",
             Unit::Seconds,
             self.raft_commit.clone(),
+        );
+        r.register(
+            "access_refused",
+            "Clients refused, by reason: missing, malformed, unknown, wrong, expired (what they showed), overloaded (too many \
+             passwords to check), scope, namespace (what they asked for)",
+            self.access_refused.clone(),
         );
         r.register(
             "raft_proposals",

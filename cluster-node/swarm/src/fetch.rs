@@ -50,7 +50,7 @@ pub enum FetchEvent {
 }
 
 /// Bytes of blocks that lie ready in a [`Fetch`] before no more are asked for.
-pub const UNREAD_BYTES_MAX: usize = 32 << 20;
+pub const UNREAD_BYTES_MAX: usize = 16 << 20;
 
 /// Wants of a fetch that are not done, at most; what is beyond comes back as [`FetchEvent::Refused`].
 pub const FETCH_WANTS_MAX: usize = 4_096;

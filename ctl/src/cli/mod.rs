@@ -1,9 +1,11 @@
 //! The command line: every word that a user can type.
 
+mod access;
 mod cluster;
 mod content;
 mod pin;
 
+pub use access::{CredentialCommand, CredentialCreate, Grant, Scope, TokenCommand, TokenCreate};
 pub use cluster::{NodeAdd, NodeCommand, NodeGc, PeerCommand, SettingsCommand, SettingsSet, StatusArgs, WatchArgs};
 pub use content::{ContentAdd, ContentCat, ContentExport, ContentGet, Profile, UnixFsArgs};
 pub use pin::{
@@ -11,6 +13,7 @@ pub use pin::{
     StatusArgs as PinStatusArgs, UpdateArgs, WaitArgs,
 };
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -54,7 +57,7 @@ pub fn command() -> clap::Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Addresses of peers, tried in order; HOST:PORT, http://… or a multiaddr
+    /// Addresses of peers, tried in order; HOST:PORT, http://…, a multiaddr or unix:PATH
     #[arg(
         long,
         global = true,
@@ -64,6 +67,10 @@ pub struct Global {
     )]
     #[arg(default_value = "http://127.0.0.1:9098", value_parser = parse_endpoint)]
     pub api: Vec<String>,
+    /// A file whose first line is the token to show; else the variable PINFLEET_TOKEN holds it, or
+    /// PINFLEET_TOKEN_FILE names the file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Form of the data on stdout
     #[arg(long, short, global = true, value_enum, default_value_t, value_name = "FORM")]
     pub output: Format,
@@ -116,6 +123,12 @@ pub enum Command {
     /// List, inspect, clean up, attach and take out storage nodes
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Make, list and revoke tokens of clients
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Make, list and revoke names with passwords of clients
+    #[command(subcommand)]
+    Credential(CredentialCommand),
     /// Show on one screen whether the cluster is well
     Status(StatusArgs),
     /// Follow the changes of the pinset

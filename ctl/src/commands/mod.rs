@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod access;
 mod add;
 mod cluster;
 mod export;
@@ -57,6 +58,8 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<Exit, Failu
         Command::Cat(arguments) => export::cat(context, arguments).await,
         Command::Peer(command) => peer::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
+        Command::Token(command) => access::tokens(context, command).await,
+        Command::Credential(command) => access::credentials(context, command).await,
         Command::Status(arguments) => cluster::status(context, arguments).await,
         Command::Watch(arguments) => watch::run(context, arguments).await,
         Command::Settings { command } => cluster::settings(context, command).await,

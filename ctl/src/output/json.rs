@@ -1,6 +1,7 @@
 //! The objects of `--output json`. One a line; names and types of fields stay. Every field is always there: `null`
 //! stands for what is not set. CIDs are strings, times RFC 3339, states words.
 
+mod access;
 mod content;
 mod node;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 use super::words;
 
+pub use access::{CreatedCredential, Credential};
 pub use content::{AddDone, Added, Exported, Got};
 pub use node::{Collected, Estimated, NodeDetails};
 

@@ -213,6 +213,16 @@ pub fn node_state(state: v1::NodeState) -> (&'static str, Tone) {
     }
 }
 
+/// The word of what a credential allows, and its tone.
+pub fn scope(scope: v1::Scope) -> (&'static str, Tone) {
+    match scope {
+        v1::Scope::Unspecified => ("unknown", Tone::Warn),
+        v1::Scope::Read => ("read", Tone::Plain),
+        v1::Scope::Pin => ("pin", Tone::Plain),
+        v1::Scope::Admin => ("admin", Tone::Warn),
+    }
+}
+
 /// The word of the cluster's health, and its tone.
 pub fn health(health: v1::Health) -> (&'static str, Tone) {
     match health {

@@ -1,8 +1,10 @@
 //! A cluster that does what a test tells it, over a real socket.
 
+mod access;
 mod content;
 mod node;
 
+pub use access::{SECRET, refused};
 pub use content::{Add, Added, Ended, Served};
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -11,6 +13,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
+use cluster_proto::v1::access_server::AccessServer;
 use cluster_proto::v1::cluster_server::{Cluster, ClusterServer};
 use cluster_proto::v1::content_server::ContentServer;
 use cluster_proto::v1::pins_server::{Pins, PinsServer};
@@ -68,6 +71,7 @@ pub struct Script {
     pub estimate: v1::GarbageEstimate,
     /// What happens to the next collection instead of its last word.
     pub collect_end: Option<BulkEnd>,
+    pub credentials: Vec<v1::Credential>,
 }
 
 #[derive(Default)]
@@ -76,6 +80,8 @@ pub struct Fake {
     pub script: Mutex<Script>,
     /// Methods called, with what identifies the request.
     pub calls: Mutex<Vec<(&'static str, String)>>,
+    /// What each call showed as `authorization`.
+    pub shown: Mutex<Vec<Option<String>>>,
     /// Told after each call that was noted.
     called: Condvar,
     /// Items that were answered with "not now" once.
@@ -567,7 +573,16 @@ impl Server {
         let service = Arc::clone(&fake);
         runtime.spawn(async move {
             let incoming = tokio::net::TcpListener::from_std(listener).expect("a socket");
+            let noted = Arc::clone(&service);
+            let note = move |request: Request<()>| {
+                let value = request.metadata().get("authorization");
+                let value = value.map(|value| value.to_str().expect("text").to_owned());
+                noted.shown.lock().expect("not poisoned").push(value);
+                Ok(request)
+            };
             tonic::transport::Server::builder()
+                .layer(tonic::service::InterceptorLayer::new(note))
+                .add_service(AccessServer::new(Service(Arc::clone(&service))))
                 .add_service(PinsServer::new(Service(Arc::clone(&service))))
                 .add_service(ContentServer::new(Service(Arc::clone(&service))))
                 .add_service(ClusterServer::new(Service(service)))

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cluster_proto::v1;
 
-use crate::fake::{Fault, Served, Server, no_leader, not_placeable};
+use crate::fake::{Fault, Served, Server, no_leader, not_placeable, refused};
 use crate::runner::{Ran, cid, run, run_with_input};
 use crate::scenes::{PEER_B, cluster, embedded, node_status, status};
 
@@ -374,6 +374,64 @@ fn content() {
 
 /// The codes that scripts depend on and no other session shows.
 #[test]
+fn tokens_and_credentials() {
+    let server = cluster();
+    let mut session = Session::new();
+    session.run(&server, &["token", "create", "ops", "--scope", "admin"]);
+    session.run(
+        &server,
+        &[
+            "token",
+            "create",
+            "ci",
+            "--namespace",
+            "team-a",
+            "--expire-at",
+            "2026-12-31T12:00:00Z",
+            "-o",
+            "json",
+        ],
+    );
+    session.run(
+        &server,
+        &["credential", "create", "alice", "--scope", "read", "--generate"],
+    );
+    let arguments = ["credential", "create", "bob", "--namespace", "team-a"];
+    session.add(
+        &arguments,
+        run_with_input(&server.api(), &arguments, b"correct horse battery\n"),
+    );
+    server.fake.script(|script| {
+        script.credentials[1].expired = true;
+    });
+    session.run(&server, &["token", "ls"]);
+    session.run(&server, &["token", "ls", "-o", "json"]);
+    session.run(&server, &["credential", "ls"]);
+    session.run(&server, &["token", "revoke", "ci"]);
+    session.run(&server, &["credential", "revoke", "alice", "-o", "json"]);
+    session.run(&server, &["token", "revoke", "ci"]);
+    for (code, reason, message) in [
+        (
+            tonic::Code::Unauthenticated,
+            "NO_CREDENTIAL",
+            "this peer asks for a credential and the call shows none",
+        ),
+        (
+            tonic::Code::Unauthenticated,
+            "WRONG_CREDENTIAL",
+            "the token is wrong, or it has expired or was revoked",
+        ),
+        (tonic::Code::PermissionDenied, "DENIED", "List needs the scope admin"),
+    ] {
+        server
+            .fake
+            .fault("list_credentials", Fault::Status(refused(code, reason, message)));
+        session.run(&server, &["token", "ls"]);
+    }
+    session.compare("access.txt", &[]);
+}
+
+#[test]
 fn exit_codes() {
     let server = cluster();
     let mut session = Session::new();
@@ -418,6 +476,8 @@ fn help() {
     session.run(&server, &["get", "--help"]);
     session.run(&server, &["cat", "--help"]);
     session.run(&server, &["export", "--help"]);
+    session.run(&server, &["token", "create", "--help"]);
+    session.run(&server, &["credential", "create", "--help"]);
     session.run(&server, &["version"]);
     session.run(&server, &["version", "-o", "json"]);
     session.compare(

@@ -2,6 +2,7 @@
 //!
 //! Golden files hold whole sessions; `UPDATE_GOLDEN=1 cargo test -p cluster-ctl` writes them anew.
 
+mod access;
 mod add;
 mod bad_input;
 mod endpoints;

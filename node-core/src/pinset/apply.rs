@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::codec;
+use super::credentials;
 use super::demand::{Demand, PINS_PER_CID_MAX, Step, demand, encode_asked};
 use super::keys;
 use super::members;
@@ -30,6 +31,8 @@ pub struct Effects {
     pub members_changed: bool,
     /// Storage nodes or settings were added or changed.
     pub nodes_changed: bool,
+    /// Credentials of clients were made or revoked.
+    pub credentials_changed: bool,
     /// The revision afterwards.
     pub revision: u64,
 }
@@ -134,6 +137,8 @@ impl Applier<'_> {
             },
             Op::Place { cid, plan } => self.place(cid, plan),
             Op::Expire { limit } => self.expire((*limit).min(EXPIRE_LIMIT_MAX)),
+            Op::CreateCredential { credential } => credentials::create(self, credential),
+            Op::RevokeCredential { id } => credentials::revoke(self, id),
             other => members::apply(self, other),
         }
     }

@@ -127,6 +127,25 @@ pub fn decode_pin(key: PinKey, bytes: &[u8]) -> Result<Pin, KvError> {
     })
 }
 
+/// Of a pin only its name. Fields that are not named here are passed over.
+#[derive(Clone, PartialEq, Message)]
+struct NamedPinV1 {
+    #[prost(message, optional, tag = "1")]
+    options: Option<NamedOptionsV1>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NamedOptionsV1 {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+/// Reads only the name of a pin: a list of statuses shows nothing else of it.
+pub fn decode_pin_name(bytes: &[u8]) -> Result<String, KvError> {
+    let stored: NamedPinV1 = open("a pin", bytes)?;
+    Ok(stored.options.unwrap_or_default().name)
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct PlacementV1 {
     #[prost(bool, tag = "1")]
@@ -389,6 +408,8 @@ struct HeaderV1 {
     requests_from: u64,
     #[prost(uint64, tag = "11")]
     expiry_from: u64,
+    #[prost(uint64, tag = "12")]
+    credentials: u64,
 }
 
 pub(super) fn encode_header(header: &Header) -> Vec<u8> {
@@ -404,6 +425,7 @@ pub(super) fn encode_header(header: &Header) -> Vec<u8> {
         requests: header.requests,
         requests_from: header.requests_from.as_millis(),
         expiry_from: header.expiry_from.as_millis(),
+        credentials: header.credentials,
     })
 }
 
@@ -421,6 +443,7 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, KvError> {
         requests: stored.requests,
         requests_from: Timestamp::from_millis(stored.requests_from),
         expiry_from: Timestamp::from_millis(stored.expiry_from),
+        credentials: stored.credentials,
     })
 }
 

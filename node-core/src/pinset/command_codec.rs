@@ -5,6 +5,7 @@ use prost::{Message, Oneof};
 use super::codec::{
     NodeV1, OptionsV1, SettingsV1, by_code, decode_pin, encode_pin, ids, node_ids, open, read_cid, read_peer, seal,
 };
+use super::credentials::{CredentialV1, read_id};
 use super::keys;
 use super::view::KvError;
 use crate::command::{CommandBatch, NewPeer, Op, OpResult, PinOutcome, Pinned, Plan, Refusal, RefusalKind, Request};
@@ -22,7 +23,7 @@ struct BatchV1 {
 struct RequestV1 {
     #[prost(string, tag = "1")]
     id: String,
-    #[prost(oneof = "OpV1", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "OpV1", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     op: Option<OpV1>,
 }
 
@@ -53,6 +54,11 @@ enum OpV1 {
     RemovePeer(Vec<u8>),
     #[prost(message, tag = "13")]
     PutSettings(SettingsV1),
+    #[prost(message, tag = "14")]
+    CreateCredential(CredentialV1),
+    /// An ID.
+    #[prost(string, tag = "15")]
+    RevokeCredential(String),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -226,6 +232,8 @@ fn put_request(request: &Request) -> RequestV1 {
         Op::UpdatePeer { peer } => OpV1::UpdatePeer(put_new_peer(peer)),
         Op::RemovePeer { peer } => OpV1::RemovePeer(peer.to_bytes()),
         Op::PutSettings { settings } => OpV1::PutSettings(settings.into()),
+        Op::CreateCredential { credential } => OpV1::CreateCredential((&**credential).into()),
+        Op::RevokeCredential { id } => OpV1::RevokeCredential(id.as_str().to_owned()),
     };
     RequestV1 {
         id: request.id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
@@ -284,6 +292,10 @@ fn read_request(request: RequestV1) -> Result<Request, KvError> {
         OpV1::PutSettings(settings) => Op::PutSettings {
             settings: settings.read(),
         },
+        OpV1::CreateCredential(credential) => Op::CreateCredential {
+            credential: Box::new(credential.read()?),
+        },
+        OpV1::RevokeCredential(id) => Op::RevokeCredential { id: read_id(&id)? },
     };
     Ok(Request { id, op })
 }

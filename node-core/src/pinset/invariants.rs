@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::apply::{each_row, index_rows};
-use super::codec::{decode_pin, decode_placement};
+use super::codec::{decode_pin, decode_pin_name, decode_placement};
+use super::credentials;
 use super::demand::{Step, demand};
 use super::keys;
 use super::read::{header, nodes};
 use super::records::Unsettled;
-use super::view::{KvRead, Table};
+use super::view::{KvError, KvRead, Table};
 use crate::{Cid, NodeState};
 
 /// Checks the whole state; the error tells the first thing that is wrong.
@@ -21,6 +22,13 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
     let mut pins: BTreeMap<Cid, u32> = BTreeMap::new();
     each_row(kv, Table::Pins, |key, value| {
         let pin = decode_pin(keys::read_pin(key)?, value)?;
+        let name = decode_pin_name(value)?;
+        if name != pin.options.name {
+            return Err(KvError(format!(
+                "{:?} is called {:?} and {name:?}",
+                pin.key, pin.options.name
+            )));
+        }
         expected.extend(index_rows(&pin));
         expected.insert((Table::CidPins, keys::cid_pin(&pin.key)));
         *pins.entry(pin.key.cid).or_default() += 1;
@@ -176,5 +184,7 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
             header.revision
         ));
     }
-    Ok(())
+
+    // 8. A credential is found by its ID and by its name.
+    credentials::check(kv, header.credentials)
 }

@@ -48,7 +48,12 @@ pub(super) fn apply(applier: &mut Applier<'_>, op: &Op) -> Result<OpResult, Stop
         Op::UpdatePeer { peer } => update_peer(applier, peer),
         Op::RemovePeer { peer } => remove_peer(applier, *peer),
         Op::PutSettings { settings } => put_settings(applier, settings),
-        Op::PutPin { .. } | Op::RemovePin { .. } | Op::Place { .. } | Op::Expire { .. } => {
+        Op::PutPin { .. }
+        | Op::RemovePin { .. }
+        | Op::Place { .. }
+        | Op::Expire { .. }
+        | Op::CreateCredential { .. }
+        | Op::RevokeCredential { .. } => {
             // Applied by the caller; said here so that a new operation can't be forgotten in silence.
             Err(Stop::Failed(KvError(format!(
                 "{} is no operation on members",

@@ -6,6 +6,7 @@
 mod apply;
 mod codec;
 mod command_codec;
+mod credentials;
 mod demand;
 mod invariants;
 pub mod keys;
@@ -18,8 +19,9 @@ mod requests;
 mod view;
 
 pub use apply::{CHANGES_KEPT, EXPIRE_LIMIT_MAX, Effects, apply};
-pub use codec::{decode_change, decode_node, decode_peer, decode_pin, decode_placement};
+pub use codec::{decode_change, decode_node, decode_peer, decode_pin, decode_pin_name, decode_placement};
 pub use command_codec::{decode_requests, decode_results, encode_requests, encode_results};
+pub use credentials::{credential, credential_named, credentials};
 pub use demand::{Demand, PINS_PER_CID_MAX, Step, demand};
 pub use invariants::check_invariants;
 pub use members::{FIRST_RAFT_ID, NODES_MAX, PEERS_MAX, TOKENS_MAX, check_admission};

@@ -46,6 +46,8 @@ pub struct Header {
     pub requests_from: Timestamp,
     /// No pin expires before. Looking for what is due begins here, for the same reason.
     pub expiry_from: Timestamp,
+    /// Credentials of clients, expired ones included.
+    pub credentials: u64,
 }
 
 impl Default for Header {
@@ -62,6 +64,7 @@ impl Default for Header {
             requests: 0,
             requests_from: Timestamp::ZERO,
             expiry_from: Timestamp::ZERO,
+            credentials: 0,
         }
     }
 }

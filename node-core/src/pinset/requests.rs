@@ -110,6 +110,11 @@ fn fingerprint(op: &Op) -> u64 {
         Op::RemovePeer { peer } => about.extend_from_slice(&peer.to_bytes()),
         Op::Place { cid, .. } => about.extend_from_slice(&cid.to_bytes()),
         Op::CreateToken { hash, .. } => about.extend_from_slice(hash),
+        Op::CreateCredential { credential } => {
+            about.extend_from_slice(credential.id.as_str().as_bytes());
+            about.extend_from_slice(credential.name.as_bytes());
+        }
+        Op::RevokeCredential { id } => about.extend_from_slice(id.as_str().as_bytes()),
         Op::Expire { .. } | Op::PutSettings { .. } => {}
     }
     xxhash_rust::xxh3::xxh3_64(&about)

@@ -37,13 +37,15 @@ pub enum Table {
     RequestTimes,
     /// Changes by revision, for watching.
     Changes,
+    /// Credentials of clients, by ID and by name.
+    Credentials,
     /// What this peer's worker has yet to look at. Local: not part of the replicated state.
     Todo,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Meta,
         Self::Pins,
         Self::CidPins,
@@ -61,6 +63,7 @@ impl Table {
         Self::Requests,
         Self::RequestTimes,
         Self::Changes,
+        Self::Credentials,
         Self::Todo,
     ];
 
@@ -84,6 +87,7 @@ impl Table {
             Self::Requests => "requests",
             Self::RequestTimes => "request_times",
             Self::Changes => "changes",
+            Self::Credentials => "credentials",
             Self::Todo => "todo",
         }
     }

@@ -65,10 +65,12 @@ pub const GROUPS: [(&str, &str); 4] = [
     ("kubo", "pins driven to one real Kubo, beside direct calls (needs Kubo)"),
 ];
 
-/// Measures, telling on stderr how it goes.
-pub async fn run(options: &Options) -> anyhow::Result<Report> {
+/// What is measured is compared with this.
+pub const REFERENCE: &str = "IPFS Cluster";
+
+/// Measures, telling on stderr how it goes. What was measured before an error is in the report.
+pub async fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let mut report = Report::new(options, "IPFS Cluster");
     report.pins = Some(options.pins);
     let scratch = tempfile::Builder::new()
         .prefix("pinfleet-bench-")
@@ -83,21 +85,21 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     report.reference_ran = reference.is_some();
     let reference = reference.unwrap_or_default();
     if options.wants("small") {
-        pinfleet::small(options, scratch.path(), &reference, &mut report).await?;
+        pinfleet::small(options, scratch.path(), &reference, report).await?;
     }
     if options.wants("large") {
-        pinfleet::large(options, scratch.path(), &reference, &mut report).await?;
+        pinfleet::large(options, scratch.path(), &reference, report).await?;
     }
     if options.wants("node") && !options.undriven {
-        storage_node::at_once(options, scratch.path(), &mut report).await?;
+        storage_node::at_once(options, scratch.path(), report).await?;
     }
     if options.wants("kubo") && !options.undriven {
-        storage_node::kubo(options, scratch.path(), &mut report).await?;
+        storage_node::kubo(options, scratch.path(), report).await?;
     }
     // Again at the end: on a shared machine the limit itself moves, and the figures lie between the two.
     report.fsyncs_at_end = machine::fsync_rate(scratch.path(), Duration::from_secs(1))?;
     report.seconds = begun.elapsed().as_secs_f64();
-    Ok(report)
+    Ok(())
 }
 
 fn tell(group: &str, what: &str) {

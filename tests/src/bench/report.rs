@@ -170,7 +170,8 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(options: &Options, against: &'static str) -> Self {
+    /// Without figures, and beside what they are to be compared with.
+    pub fn new(options: &Options, against: &'static str) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             short: options.short,

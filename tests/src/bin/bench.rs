@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
-use cluster_tests::bench::{GROUPS, Options, embedded, run};
+use cluster_tests::bench::{GROUPS, Options, REFERENCE, Report, embedded, run};
 use cluster_tests::cluster::option_of_peers;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -137,20 +137,27 @@ async fn main() -> anyhow::Result<ExitCode> {
         rounds: usize::try_from(or(arguments.rounds, 3, 1))?,
         kubo_unsynced: arguments.kubo_unsynced,
     };
+    let mut report = match arguments.what {
+        What::Cluster => Report::new(&options, REFERENCE),
+        What::Embedded => Report::new(&options, embedded::REFERENCE),
+    };
     let measure = async {
         match arguments.what {
-            What::Cluster => run(&options).await,
-            What::Embedded => embedded::run(&options).await,
+            What::Cluster => run(&options, &mut report).await,
+            What::Embedded => embedded::run(&options, &mut report).await,
         }
     };
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
-    let report = tokio::select! {
-        report = measure => report?,
+    let ended = tokio::select! {
+        ended = measure => ended,
         // All processes end with the future that is dropped here.
-        _ = terminated.recv() => anyhow::bail!("stopped"),
-        _ = interrupted.recv() => anyhow::bail!("interrupted"),
+        _ = terminated.recv() => Err(anyhow::anyhow!("stopped")),
+        _ = interrupted.recv() => Err(anyhow::anyhow!("interrupted")),
     };
+    if ended.is_err() {
+        eprintln!("bench: it did not come to its end; what was measured until then follows");
+    }
     let text = serde_json::to_string_pretty(&report)?;
     let json = arguments.json.unwrap_or_else(|| match arguments.what {
         What::Cluster => "bench.json".into(),
@@ -159,6 +166,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     fs::write(&json, text + "\n").with_context(|| format!("cannot write {}", json.display()))?;
     print!("{}", report.table());
     eprintln!("bench: all figures are in {}", json.display());
+    ended?;
     Ok(if report.all_reached() {
         ExitCode::SUCCESS
     } else {

@@ -96,7 +96,7 @@ fn describe(cluster: &Cluster) -> Value {
                 "name": run.name,
                 "pid": run.pid,
                 "grpc": run.grpc,
-                "rest": null,
+                "rest": run.rest,
                 "proxy": null,
                 "pinning": null,
                 "metrics": run.http,

@@ -1,5 +1,6 @@
 //! Whole clusters of real processes over fake Kubo daemons: what is promised, and what holds when something fails.
 
+mod access;
 mod api;
 mod bad_input;
 mod ctl;

@@ -11,7 +11,7 @@ use node_core::Cid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{LARGE, MANY_FILES, Ours, same_blocks, unixfs};
+use super::{FETCH_LIMIT, LARGE, MANY_FILES, Ours, same_blocks, unixfs};
 
 /// What `ipfs add` is told for the profile of 2015, and for that of 2025.
 const PROFILES: [&str; 2] = [
@@ -69,7 +69,7 @@ impl Chain {
 
     /// Lets the second daemon fetch.
     async fn take(&self, cid: &Cid, what: &str) -> anyhow::Result<()> {
-        let pinned = self.to.1.call(&format!("pin/add?arg={cid}")).await;
+        let pinned = self.to.1.pin(cid, FETCH_LIMIT).await;
         pinned.with_context(|| format!("Kubo fetches {what}, {cid}, from us"))?;
         Ok(())
     }

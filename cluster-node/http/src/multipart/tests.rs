@@ -269,7 +269,11 @@ proptest! {
     fn no_path_leads_outside(name in "([./%a\\\\]|%2F|%2e|%00){0,20}") {
         let text = format!("--B\r\nContent-Disposition: file; filename=\"{name}\"\r\n\r\n\r\n--B--");
         let (all, end) = read_text(&text);
-        prop_assert_eq!(end, Ok(()));
+        if let Err(refused) = end {
+            // `%aa` alone is no text.
+            prop_assert!(refused.message.contains("not UTF-8"), "{}", refused.message);
+            return Ok(());
+        }
         let path = &all[0].0.path;
         prop_assert!(!path.starts_with('/') && !path.ends_with('/'));
         prop_assert!(path.is_empty() || path.split('/').all(|segment| !matches!(segment, "" | "." | "..")));

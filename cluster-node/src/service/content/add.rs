@@ -27,6 +27,8 @@ pub struct AddWish {
     pub format: Format,
     /// Only hand the blocks over.
     pub without_pin: bool,
+    /// Nodes to hand over to first, if they can take it. Not recorded, other than `options.nodes`.
+    pub prefer: Vec<NodeId>,
 }
 
 /// How content comes.
@@ -97,7 +99,9 @@ impl Pins {
         wait: Duration,
     ) -> Result<Adding, Error> {
         let replication = wish.options.replication.resolve(self.shared.settings().replication)?;
-        let explained = self.explain(unknown_cid()?, &wish.options, wait).await?;
+        let mut placed = wish.options.clone();
+        placed.nodes.splice(..0, wish.prefer.iter().copied());
+        let explained = self.explain(unknown_cid()?, &placed, wait).await?;
         // Everywhere: one that holds it is enough to begin with, the others fetch it from there.
         let needed = usize::try_from(replication.min).unwrap_or(1).max(1);
         let (open, refused) = self.open_intakes(&explained.verdicts).await;
@@ -180,6 +184,11 @@ impl Adding {
             Work::Car(importer) => importer.write(data).await,
         }
         .map_err(told)
+    }
+
+    /// The nodes that it is handed to. Some may fail before its end.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        self.targets.nodes()
     }
 
     /// Bytes taken so far, and how far the blocks of it are.

@@ -74,6 +74,11 @@ impl Targets {
         }
     }
 
+    /// All nodes that it began with.
+    pub(super) fn nodes(&self) -> Vec<NodeId> {
+        self.targets.iter().map(|target| target.node).collect()
+    }
+
     /// Ends the handover and waits until every node has said what it has.
     pub(super) async fn finish(&self) -> Result<Held, Error> {
         futures::future::join_all(self.targets.iter().map(|target| target.order(Order::Finish))).await;

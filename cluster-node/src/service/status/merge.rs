@@ -14,6 +14,10 @@ use crate::service::list::{LIST_CHUNK, LIST_CHUNK_BYTES};
 use crate::service::walk::{bad_cursor, read_cursor};
 use crate::service::{Error, NodeEntry};
 
+/// Rows of the first page of every source, ours and other peers': the first answer waits for all of them. What follows is
+/// read in pages of [`LIST_CHUNK`].
+pub const FIRST_PAGE: usize = 100;
+
 /// What was found about one CID.
 pub(super) struct Found {
     pub cid: Cid,
@@ -44,6 +48,8 @@ struct Source {
     rows: VecDeque<(Cid, Piece)>,
     after: Option<Cid>,
     ended: bool,
+    /// Rows of the next page.
+    page: usize,
 }
 
 /// The sources, side by side.
@@ -110,6 +116,7 @@ impl<'a> Merge<'a> {
                 rows: VecDeque::new(),
                 after,
                 ended: false,
+                page: FIRST_PAGE,
             })
             .collect();
         Ok(Self {
@@ -168,7 +175,7 @@ impl<'a> Merge<'a> {
             // Names come from the default namespace in passing; those of others, and of further slots, are looked up.
             let pins = one.placement.as_ref().map_or(0, |placement| placement.pins);
             if self.names && one.name.is_empty() && pins > in_passing {
-                one.name = name_of(&*self.sources.state, &cid)?;
+                one.name = name_of(&*self.sources.state, &cid, None)?;
             }
             found.push(one);
         }
@@ -200,9 +207,10 @@ impl Source {
     fn refill(&mut self, sources: &Sources, statuses: &[Status], silent: &mut BTreeSet<PeerId>) -> Result<(), Error> {
         while self.rows.is_empty() && !self.ended {
             let kv: &dyn KvRead = &*sources.state;
+            let page = std::mem::replace(&mut self.page, LIST_CHUNK);
             match &mut self.kind {
                 Kind::Placements => {
-                    (self.rows, self.ended) = read_page(kv, Table::Placements, self.after, |key, value| {
+                    (self.rows, self.ended) = read_page(kv, Table::Placements, self.after, page, |key, value| {
                         let cid = keys::read_whole_cid(key)?;
                         Ok(Some((
                             cid,
@@ -217,14 +225,15 @@ impl Source {
                         None => vec![kind.code()],
                     };
                     let end = keys::after_prefix(&[kind.code()]);
-                    (self.rows, self.ended) = scan_page(kv, Table::Unsettled, &start, end.as_deref(), |key, _| {
-                        Ok(Some((keys::read_unsettled(key)?, Piece::Mark)))
-                    })?;
+                    (self.rows, self.ended) =
+                        scan_page(kv, Table::Unsettled, (&start, end.as_deref()), page, |key, _| {
+                            Ok(Some((keys::read_unsettled(key)?, Piece::Mark)))
+                        })?;
                 }
-                Kind::Names => (self.rows, self.ended) = read_names(kv, self.after)?,
+                Kind::Names => (self.rows, self.ended) = read_names(kv, self.after, page)?,
                 Kind::Own(node) => {
-                    let rows = own_page(&sources.worker, *node, self.after, statuses)?;
-                    self.ended = rows.len() < LIST_CHUNK;
+                    let rows = own_page(&sources.worker, *node, self.after, statuses, page)?;
+                    self.ended = rows.len() < page;
                     self.rows = rows
                         .into_iter()
                         .map(|(cid, entry)| (cid, Piece::Entry(entry)))
@@ -261,42 +270,37 @@ fn read_page(
     kv: &dyn KvRead,
     table: Table,
     after: Option<Cid>,
+    page: usize,
     read: impl Fn(&[u8], &[u8]) -> Result<Option<(Cid, Piece)>, pinset::KvError>,
 ) -> Result<PiecePage, Error> {
     let start = after
         .map(|cid| [cid.to_bytes().as_slice(), &[0]].concat())
         .unwrap_or_default();
-    scan_page(kv, table, &start, None, read)
+    scan_page(kv, table, (&start, None), page, read)
 }
 
 /// Names of the default namespace, whose pins lie in CID order.
-fn read_names(kv: &dyn KvRead, after: Option<Cid>) -> Result<PiecePage, Error> {
+fn read_names(kv: &dyn KvRead, after: Option<Cid>, page: usize) -> Result<PiecePage, Error> {
     let prefix = keys::namespace(&Namespace::default());
     // Behind all slots of the last CID.
     let behind = after.and_then(|cid| keys::after_prefix(&[prefix.as_slice(), &cid.to_bytes()].concat()));
     let start = behind.unwrap_or_else(|| prefix.clone());
-    scan_page(
-        kv,
-        Table::Pins,
-        &start,
-        keys::after_prefix(&prefix).as_deref(),
-        |key, value| {
-            let key = keys::read_pin(key)?;
-            let cid = key.cid;
-            Ok(Some((cid, Piece::Name(pinset::decode_pin(key, value)?.options.name))))
-        },
-    )
+    let end = keys::after_prefix(&prefix);
+    scan_page(kv, Table::Pins, (&start, end.as_deref()), page, |key, value| {
+        let name = pinset::decode_pin_name(value)?;
+        Ok(Some((keys::read_pin(key)?.cid, Piece::Name(name))))
+    })
 }
 
-/// By count and bytes: what is read is decoded whole, and a pin may carry 32 KiB of metadata.
+/// By count and bytes: a row may carry 32 KiB of metadata.
 fn scan_page(
     kv: &dyn KvRead,
     table: Table,
-    start: &[u8],
-    end: Option<&[u8]>,
+    (start, end): (&[u8], Option<&[u8]>),
+    page: usize,
     read: impl Fn(&[u8], &[u8]) -> Result<Option<(Cid, Piece)>, pinset::KvError>,
 ) -> Result<PiecePage, Error> {
-    let mut rows = VecDeque::with_capacity(LIST_CHUNK);
+    let mut rows = VecDeque::with_capacity(page);
     let (mut failed, mut bytes, mut is_end) = (None, 0, true);
     kv.scan(table, start, end, &mut |key, value| {
         match read(key, value) {
@@ -307,25 +311,26 @@ fn scan_page(
             Ok(None) => {}
             Err(error) => failed = Some(error),
         }
-        is_end = failed.is_none() && rows.len() < LIST_CHUNK && bytes < LIST_CHUNK_BYTES;
+        is_end = failed.is_none() && rows.len() < page && bytes < LIST_CHUNK_BYTES;
         is_end
     })?;
     failed.map_or(Ok((rows, is_end)), |error| Err(error.into()))
 }
 
-/// A page of one own node's ledger; of some states only when `statuses` names any.
+/// A page of one own node's ledger, of `page` rows at most; of some states only when `statuses` names any.
 pub fn own_page(
     worker: &Worker,
     node: NodeId,
     after: Option<Cid>,
     statuses: &[Status],
+    page: usize,
 ) -> Result<Vec<(Cid, NodeEntry)>, Error> {
-    let page = if statuses.is_empty() {
-        worker.page(node, after.as_ref(), LIST_CHUNK)
+    let rows = if statuses.is_empty() {
+        worker.page(node, after.as_ref(), page)
     } else {
-        worker.page_of(node, statuses, after.as_ref(), LIST_CHUNK)
+        worker.page_of(node, statuses, after.as_ref(), page)
     };
-    let rows = page.map_err(Error::Internal)?;
+    let rows = rows.map_err(Error::Internal)?;
     Ok(rows
         .into_iter()
         .map(|(cid, view)| (cid, entry_of(node, &view)))

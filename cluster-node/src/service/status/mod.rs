@@ -19,13 +19,13 @@ use std::time::Duration;
 use cluster_storage::state::StateDb;
 use cluster_worker::Worker;
 use node_core::pinset::{self, KvRead, Table};
-use node_core::{Cid, NodeId, PeerId, Status};
+use node_core::{Cid, Namespace, NodeId, PeerId, PinKey, Status};
 
 use super::gather::{Entries, Gather};
 use super::list::{self, LIST_CHUNK_BYTES, ListRequest, PinFilter};
 use super::walk::{Walk, make_cursor};
 use super::{ChunkSender, Error, NodeNames, PeerDirectory, StatusView};
-pub use merge::own_page;
+pub use merge::{FIRST_PAGE, own_page};
 use merge::{Found, Merge};
 
 /// Which statuses are wanted.
@@ -226,7 +226,7 @@ fn look_up(
         if placement.is_none() && rows.is_empty() {
             continue;
         }
-        let name = name_of(&*sources.state, cid)?;
+        let name = name_of(&*sources.state, cid, request.filter.namespace.as_ref())?;
         let is_silent = |node| unreachable.contains(&node);
         let view = StatusView::fold(*cid, name, placement, rows, &everyone, &is_silent);
         views.push((position, view));
@@ -234,9 +234,10 @@ fn look_up(
     Ok(views)
 }
 
-/// The name of the first pin of a CID that has one.
-pub fn name_of(kv: &dyn KvRead, cid: &Cid) -> Result<String, Error> {
-    for key in pinset::pins_of(kv, cid)? {
+/// The name of the first pin of a CID that has one; in one namespace, where only that is asked about.
+pub fn name_of(kv: &dyn KvRead, cid: &Cid, namespace: Option<&Namespace>) -> Result<String, Error> {
+    let is_asked_about = |key: &PinKey| namespace.is_none_or(|namespace| key.namespace == *namespace);
+    for key in pinset::pins_of(kv, cid)?.into_iter().filter(is_asked_about) {
         if let Some(pin) = pinset::pin(kv, &key)?.filter(|pin| !pin.options.name.is_empty()) {
             return Ok(pin.options.name);
         }

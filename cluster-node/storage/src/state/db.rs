@@ -45,7 +45,8 @@ impl StateDb {
         Ok(Self::new(rocks, folder, generation))
     }
 
-    /// Opens a checkpoint for reading only.
+    /// Opens a checkpoint for reading only. One that an earlier version made lacks the tables that came later: they read as
+    /// empty, and [`StateDb::open`] makes them.
     pub(crate) fn open_checkpoint(folder: &Path) -> Result<Self, StoreError> {
         let options = StateOptions {
             block_cache_bytes: 1 << 20,
@@ -55,7 +56,9 @@ impl StateDb {
         let mut database = options::database(&options);
         database.create_if_missing(false);
         database.create_missing_column_families(false);
-        let tables = options::tables(&options, &cache);
+        let present = Rocks::list_cf(&database, folder)?;
+        let mut tables = options::tables(&options, &cache);
+        tables.retain(|table| present.iter().any(|name| name == table.name()));
         let rocks = Rocks::open_cf_descriptors_read_only(&database, folder, tables, false)?;
         Ok(Self::new(rocks, folder, 0))
     }
@@ -75,7 +78,13 @@ impl StateDb {
     }
 
     pub(super) fn table(&self, table: Table) -> &ColumnFamily {
-        self.rocks().cf_handle(table.name()).expect("all tables were opened")
+        self.readable(table)
+            .expect("all tables were opened, unless it is a checkpoint, to which nothing is written")
+    }
+
+    /// The table, unless this is the checkpoint of a version that had none of it.
+    fn readable(&self, table: Table) -> Option<&ColumnFamily> {
+        self.rocks().cf_handle(table.name())
     }
 
     /// Which generation this is; each installed snapshot makes a new one.
@@ -124,25 +133,33 @@ impl Drop for StateDb {
 
 impl KvRead for StateDb {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.rocks().get_cf(self.table(table), key).map_err(failed)
+        match self.readable(table) {
+            Some(rows) => self.rocks().get_cf(rows, key).map_err(failed),
+            None => Ok(None),
+        }
     }
 
     fn scan(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), KvError> {
+        if self.readable(table).is_none() {
+            return Ok(());
+        }
         walk(self.rows(table, end), start, visit)
     }
 }
 
 impl KvRead for StateView<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.snapshot.get_cf(self.db.table(table), key).map_err(failed)
+        match self.db.readable(table) {
+            Some(rows) => self.snapshot.get_cf(rows, key).map_err(failed),
+            None => Ok(None),
+        }
     }
 
     fn scan(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), KvError> {
-        walk(
-            self.snapshot.raw_iterator_cf_opt(self.db.table(table), bounds(end)),
-            start,
-            visit,
-        )
+        match self.db.readable(table) {
+            Some(rows) => walk(self.snapshot.raw_iterator_cf_opt(rows, bounds(end)), start, visit),
+            None => Ok(()),
+        }
     }
 }
 
@@ -196,5 +213,48 @@ fn check_atomic_flush(folder: &Path) -> Result<(), StoreError> {
             "{}: the tables are not flushed together",
             path.display()
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Overlay, StateStore};
+    use super::*;
+    use node_core::pinset::KvWrite;
+
+    /// What a peer of an earlier version sends, or has left on this disk.
+    #[test]
+    fn a_state_without_the_latest_table_is_read_and_completed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = StateStore::open(&folder.path().join("state"), StateOptions::default()).expect("opened");
+        let db = store.current();
+        let mut overlay = Overlay::new(&db);
+        overlay.put(Table::Pins, b"a pin".to_vec(), vec![1]);
+        store.write(overlay.into_batch()).expect("written");
+        let old = folder.path().join("old");
+        store.checkpoint(&old).expect("a checkpoint");
+        let tables = || {
+            let cache = options::cache(&StateOptions::default());
+            options::tables(&StateOptions::default(), &cache)
+        };
+        let database = options::database(&StateOptions::default());
+        let mut rocks = Rocks::open_cf_descriptors(&database, &old, tables()).expect("opened");
+        rocks.drop_cf(Table::Credentials.name()).expect("it was there");
+        drop(rocks);
+
+        let checkpoint = StateDb::open_checkpoint(&old).expect("it can be read");
+        let read = |kv: &dyn KvRead| {
+            assert_eq!(kv.get(Table::Pins, b"a pin"), Ok(Some(vec![1])));
+            assert_eq!(kv.get(Table::Credentials, b"a"), Ok(None));
+            kv.scan(Table::Credentials, &[], None, &mut |_, _| panic!("there are none"))
+                .expect("an empty table");
+        };
+        read(&checkpoint);
+        checkpoint.read_view(read);
+        drop(checkpoint);
+        let cache = options::cache(&StateOptions::default());
+        let completed = StateDb::open(&old, 1, &StateOptions::default(), &cache).expect("completed");
+        read(&completed);
+        assert!(completed.readable(Table::Credentials).is_some());
     }
 }

@@ -34,10 +34,12 @@ pub const GROUPS: [(&str, &str); 6] = [
     ),
 ];
 
-/// Measures, telling on stderr how it goes.
-pub async fn run(options: &Options) -> anyhow::Result<Report> {
+/// What is measured is compared with this.
+pub const REFERENCE: &str = "Kubo";
+
+/// Measures, telling on stderr how it goes. What was measured before an error is in the report.
+pub async fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let mut report = Report::new(options, "Kubo");
     let scratch = tempfile::Builder::new()
         .prefix("pinfleet-bench-")
         .tempdir_in(options.dir.clone().unwrap_or_else(std::env::temp_dir))?;
@@ -51,16 +53,16 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     report.reference_ran = ["fetch", "serve", "blocks", "chain", "add"]
         .iter()
         .any(|group| options.wants(group));
-    fetch::measure(options, &sizes, folder, &mut report).await?;
+    fetch::measure(options, &sizes, folder, report).await?;
     if options.wants("add") {
-        add::measure(options, &sizes, folder, &mut report).await?;
+        add::measure(options, &sizes, folder, report).await?;
     }
     if options.wants("store") {
-        store::measure(&sizes, folder, &mut report).await?;
+        store::measure(&sizes, folder, report).await?;
     }
     report.fsyncs_at_end = machine::fsync_rate(folder, Duration::from_secs(1))?;
     report.seconds = begun.elapsed().as_secs_f64();
-    Ok(report)
+    Ok(())
 }
 
 fn tell(group: &str, what: &str) {

@@ -3,6 +3,7 @@
 mod faults;
 mod mixed;
 mod ops;
+mod pieces;
 
 use std::time::Duration;
 

@@ -19,13 +19,13 @@ async fn details(client: &Client, name: &str) -> anyhow::Result<v1::NodeDetails>
     Ok(client.cluster.clone().node(request).await?.into_inner())
 }
 
-async fn store(client: &Client, name: &str) -> anyhow::Result<v1::BlockStoreDetails> {
+pub(super) async fn store(client: &Client, name: &str) -> anyhow::Result<v1::BlockStoreDetails> {
     let embedded = details(client, name).await?.embedded.context("an embedded node")?;
     embedded.store.context("it has a store")
 }
 
 /// All that a collection or an estimate says.
-async fn collect(client: &Client, node: &str, estimate_only: bool) -> Result<Vec<Message>, tonic::Status> {
+pub(super) async fn collect(client: &Client, node: &str, estimate_only: bool) -> Result<Vec<Message>, tonic::Status> {
     let request = v1::CollectGarbageRequest {
         node: node.into(),
         estimate_only,

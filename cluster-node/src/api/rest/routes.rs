@@ -1,0 +1,460 @@
+//! Every path with its method, the right that it takes, its handler, and what a client has to know of it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use cluster_http::{Failure, Principal, Scope};
+use http::{HeaderValue, Method, StatusCode, header};
+
+use super::{Rest, add, gc, health, lists, openapi, peers, pins};
+
+/// One operation.
+pub struct Route {
+    /// In lower case, as the document has it.
+    pub method: &'static str,
+    /// As the router has it: `{name}` is a segment, `{*name}` all that follows.
+    pub path: &'static str,
+    /// The right that it takes; none for what anybody may ask.
+    pub scope: Option<Scope>,
+    handler: fn() -> MethodRouter<Arc<Rest>>,
+    /// Its name for programs that are made from the document.
+    pub id: &'static str,
+    /// What it does, in a sentence.
+    pub summary: &'static str,
+    /// What may stand in its query, in groups.
+    pub query: &'static [Group],
+    /// What it takes.
+    pub body: Option<Body>,
+    /// What it answers when all is well.
+    pub answer: Answered,
+}
+
+/// Parameters of a query that go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Ask this peer alone.
+    Local,
+    /// Options of a pin.
+    Options,
+    /// The words of `filter` on pins.
+    Types,
+    /// The words of `filter` on statuses, and `cids`.
+    Statuses,
+    /// What narrows a list, and pages of it.
+    Narrowed,
+    /// How content is added.
+    Add,
+}
+
+/// What is sent with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// One object of this schema.
+    Object(&'static str),
+    /// Parts, as of a form.
+    Parts,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// One object of this schema.
+    Object(&'static str),
+    /// One array of these.
+    Array(&'static str),
+    /// Any number of these, one a line.
+    Lines(&'static str),
+    /// 204 and no body.
+    Nothing,
+}
+
+/// All of them.
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: "get",
+        path: "/id",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, peers::id),
+        id: "id",
+        summary: "The peer that answers.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("ID"),
+    },
+    Route {
+        method: "get",
+        path: "/version",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, peers::version),
+        id: "version",
+        summary: "The release of the API, and behind `+` what answers it.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("Version"),
+    },
+    Route {
+        method: "get",
+        path: "/peers",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, peers::list),
+        id: "peers",
+        summary: "All members: each storage node is one.",
+        query: &[],
+        body: None,
+        answer: Answered::Lines("ID"),
+    },
+    Route {
+        method: "post",
+        path: "/peers",
+        scope: Some(Scope::Admin),
+        handler: || on(MethodFilter::POST, peers::add),
+        id: "peerAdd",
+        summary: "Answers who is a member already; others join with a token from `cluster-ctl peer join-token`.",
+        query: &[],
+        body: Some(Body::Object("PeerAdd")),
+        answer: Answered::Object("ID"),
+    },
+    Route {
+        method: "delete",
+        path: "/peers/{peer}",
+        scope: Some(Scope::Admin),
+        handler: || on(MethodFilter::DELETE, peers::remove),
+        id: "peerRemove",
+        summary: "Takes a peer out with all its nodes, or one of its further nodes.",
+        query: &[],
+        body: None,
+        answer: Answered::Nothing,
+    },
+    Route {
+        method: "post",
+        path: "/add",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::POST, add::add),
+        id: "add",
+        summary: "Adds content and pins it. One object for each file and directory, the root last.",
+        query: &[Group::Add, Group::Options],
+        body: Some(Body::Parts),
+        answer: Answered::Lines("AddedOutput"),
+    },
+    Route {
+        method: "get",
+        path: "/allocations",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, lists::allocations),
+        id: "allocations",
+        summary: "All pins as recorded.",
+        query: &[Group::Types, Group::Narrowed],
+        body: None,
+        answer: Answered::Lines("Pin"),
+    },
+    Route {
+        method: "get",
+        path: "/allocations/{hash}",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, pins::allocation),
+        id: "allocation",
+        summary: "One pin as recorded.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("Pin"),
+    },
+    Route {
+        method: "get",
+        path: "/pins",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, lists::statuses),
+        id: "statusAll",
+        summary: "Where all pins stand, or some CIDs.",
+        query: &[Group::Local, Group::Statuses, Group::Narrowed],
+        body: None,
+        answer: Answered::Lines("GlobalPinInfo"),
+    },
+    Route {
+        method: "post",
+        path: "/pins/recover",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::POST, lists::recover),
+        id: "recoverAll",
+        summary: "Tries again what was given up or waits to be tried again, and tells of that.",
+        query: &[Group::Local],
+        body: None,
+        answer: Answered::Lines("GlobalPinInfo"),
+    },
+    Route {
+        method: "get",
+        path: "/pins/{hash}",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, pins::status),
+        id: "status",
+        summary: "Where a CID stands; one that is not pinned is `unpinned` everywhere.",
+        query: &[Group::Local],
+        body: None,
+        answer: Answered::Object("GlobalPinInfo"),
+    },
+    Route {
+        method: "post",
+        path: "/pins/{hash}",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::POST, pins::pin),
+        id: "pin",
+        summary: "Pins a CID.",
+        query: &[Group::Options],
+        body: None,
+        answer: Answered::Object("Pin"),
+    },
+    Route {
+        method: "delete",
+        path: "/pins/{hash}",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::DELETE, pins::unpin),
+        id: "unpin",
+        summary: "Unpins a CID and answers the pin as it was.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("Pin"),
+    },
+    Route {
+        method: "post",
+        path: "/pins/{hash}/recover",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::POST, pins::recover),
+        id: "recover",
+        summary: "Tries a CID again where it was given up or waits.",
+        query: &[Group::Local],
+        body: None,
+        answer: Answered::Object("GlobalPinInfo"),
+    },
+    Route {
+        method: "post",
+        path: "/pins/ipfs/{*path}",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::POST, pins::pin_path),
+        id: "pinPath",
+        summary: "Pins what a path leads to.",
+        query: &[Group::Options],
+        body: None,
+        answer: Answered::Object("Pin"),
+    },
+    Route {
+        method: "delete",
+        path: "/pins/ipfs/{*path}",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::DELETE, pins::unpin_path),
+        id: "unpinPath",
+        summary: "Unpins what a path leads to.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("Pin"),
+    },
+    Route {
+        method: "post",
+        path: "/pins/ipld/{*path}",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::POST, pins::pin_path),
+        id: "pinIpldPath",
+        summary: "Pins what a path leads to.",
+        query: &[Group::Options],
+        body: None,
+        answer: Answered::Object("Pin"),
+    },
+    Route {
+        method: "delete",
+        path: "/pins/ipld/{*path}",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::DELETE, pins::unpin_path),
+        id: "unpinIpldPath",
+        summary: "Unpins what a path leads to.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("Pin"),
+    },
+    Route {
+        method: "post",
+        path: "/pins/ipns/{*path}",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::POST, pins::name),
+        id: "pinName",
+        summary: "Always refused: names are not resolved.",
+        query: &[Group::Options],
+        body: None,
+        answer: Answered::Object("Pin"),
+    },
+    Route {
+        method: "delete",
+        path: "/pins/ipns/{*path}",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::DELETE, pins::name),
+        id: "unpinName",
+        summary: "Always refused: names are not resolved.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("Pin"),
+    },
+    Route {
+        method: "post",
+        path: "/ipfs/gc",
+        scope: Some(Scope::Admin),
+        handler: || on(MethodFilter::POST, gc::collect),
+        id: "repoGC",
+        summary: "Collects garbage at the members, one after another. Kubo daemons collect by themselves, and say so.",
+        query: &[Group::Local],
+        body: None,
+        answer: Answered::Object("GlobalRepoGC"),
+    },
+    Route {
+        method: "get",
+        path: "/health",
+        scope: None,
+        handler: || on(MethodFilter::GET, health::alive),
+        id: "health",
+        summary: "Whether the peer answers. Open to all.",
+        query: &[],
+        body: None,
+        answer: Answered::Nothing,
+    },
+    Route {
+        method: "get",
+        path: "/health/graph",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, health::graph),
+        id: "connectGraph",
+        summary: "Who reaches whom. Which nodes the IPFS daemons are connected to is not asked.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("ConnectGraph"),
+    },
+    Route {
+        method: "get",
+        path: "/health/alerts",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, health::alerts),
+        id: "alerts",
+        summary: "Members that do not answer, the newest first.",
+        query: &[],
+        body: None,
+        answer: Answered::Array("Alert"),
+    },
+    Route {
+        method: "get",
+        path: "/health/bandwidth",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, health::bandwidth),
+        id: "bandwidth",
+        summary: "Bytes by protocol, of the node inside this peer.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("BandwidthByProtocol"),
+    },
+    Route {
+        method: "get",
+        path: "/monitor/metrics",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, health::names),
+        id: "metricNames",
+        summary: "The names of all metrics.",
+        query: &[],
+        body: None,
+        answer: Answered::Array("MetricName"),
+    },
+    Route {
+        method: "get",
+        path: "/monitor/metrics/{name}",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, health::metrics),
+        id: "metrics",
+        summary: "What each member told last; nothing for a name that there is not.",
+        query: &[],
+        body: None,
+        answer: Answered::Array("Metric"),
+    },
+    Route {
+        method: "post",
+        path: "/token",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::POST, peers::token),
+        id: "token",
+        summary: "A bearer token for who has credentials.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("Token"),
+    },
+    Route {
+        method: "get",
+        path: "/openapi.json",
+        scope: None,
+        handler: || on(MethodFilter::GET, openapi::document),
+        id: "openapi",
+        summary: "This document.",
+        query: &[],
+        body: None,
+        answer: Answered::Object("Document"),
+    },
+];
+
+/// The router of all routes.
+pub fn router(rest: Arc<Rest>) -> Router {
+    unbound().with_state(rest)
+}
+
+fn unbound() -> Router<Arc<Rest>> {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let (scope, path) = (route.scope, route.path);
+        let guarded = (route.handler)().route_layer(from_fn(move |request: Request, next: Next| async move {
+            guard(scope, path, request, next).await
+        }));
+        router = router.route(path, guarded);
+    }
+    router
+}
+
+/// Lets through who has the right. What is asked with HEAD would otherwise be answered as GET, which changes nothing and
+/// which IPFS Cluster refuses.
+async fn guard(scope: Option<Scope>, path: &'static str, request: Request, next: Next) -> Response {
+    if request.method() == Method::HEAD {
+        return not_allowed(path);
+    }
+    if let Some(scope) = scope {
+        let (mut parts, body) = request.into_parts();
+        let principal = <Principal as axum::extract::FromRequestParts<()>>::from_request_parts(&mut parts, &()).await;
+        if let Err(failure) = principal.and_then(|principal| principal.require(scope)) {
+            return failure.into_response();
+        }
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    next.run(request).await
+}
+
+fn not_allowed(path: &str) -> Response {
+    let methods = ROUTES.iter().filter(|route| route.path == path);
+    let methods: Vec<String> = methods.map(|route| route.method.to_ascii_uppercase()).collect();
+    let mut answer = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed").into_response();
+    if let Ok(allow) = HeaderValue::try_from(methods.join(",")) {
+        answer.headers_mut().insert(header::ALLOW, allow);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_routes_are_in_each_others_way() {
+        // The router panics where they are.
+        let _ = unbound();
+    }
+
+    #[test]
+    fn whoever_changes_something_needs_a_right_for_it() {
+        for route in ROUTES.iter().filter(|route| !matches!(route.method, "get")) {
+            let scope = route.scope.expect("a change is for nobody without a right");
+            // A token is for who can read: it stands for the same rights.
+            assert!(scope >= Scope::Pin || route.path == "/token", "{}", route.path);
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! `[rest]`: the REST API of IPFS Cluster.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+use serde::Deserialize;
+
+use super::error::Problems;
+use super::options::{Kind, OptionSpec, SectionSpec};
+use super::values;
+
+/// Checked values of the section.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rest {
+    /// Where clients connect; empty = nowhere.
+    pub listen: Vec<SocketAddr>,
+    /// Certificates in PEM; empty = no TLS.
+    pub tls_cert_file: PathBuf,
+    /// The key of the first of them.
+    pub tls_key_file: PathBuf,
+    /// Connections at the same time.
+    pub connections_max: u32,
+    /// Requests at the same time.
+    pub requests_max: u32,
+    /// Bytes of request line and headers.
+    #[serde(deserialize_with = "values::bytes")]
+    pub head_bytes_max: u64,
+    /// Bytes of path and query.
+    #[serde(deserialize_with = "values::bytes")]
+    pub target_bytes_max: u64,
+    /// For a head to come whole.
+    #[serde(deserialize_with = "values::duration")]
+    pub head_timeout: Duration,
+    /// Between two requests of a connection.
+    #[serde(deserialize_with = "values::duration")]
+    pub idle_timeout: Duration,
+    /// Between two pieces of a body.
+    #[serde(deserialize_with = "values::duration")]
+    pub body_idle_timeout: Duration,
+    /// For a body that is read as a whole.
+    #[serde(deserialize_with = "values::duration")]
+    pub body_timeout: Duration,
+    /// Bytes of such a body.
+    #[serde(deserialize_with = "values::bytes")]
+    pub body_bytes_max: u64,
+    /// For a client to take something of its answer.
+    #[serde(deserialize_with = "values::duration")]
+    pub stall_timeout: Duration,
+    /// Parts of one add.
+    pub parts_max: u32,
+    /// Bytes of all headers of a part.
+    #[serde(deserialize_with = "values::bytes")]
+    pub part_head_bytes_max: u64,
+    /// Origins whose pages may ask.
+    pub cors_origins: Vec<String>,
+    /// With which methods.
+    pub cors_methods: Vec<String>,
+    /// With which headers.
+    pub cors_headers: Vec<String>,
+    /// What they may read of an answer.
+    pub cors_exposed_headers: Vec<String>,
+    /// Whether they may use credentials that a browser holds.
+    pub cors_credentials: Allowed,
+    /// How long a browser may remember that.
+    #[serde(deserialize_with = "values::duration")]
+    pub cors_max_age: Duration,
+    /// Put onto every answer.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Whether something may be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Allowed {
+    /// It may.
+    Yes,
+    /// It may not.
+    No,
+}
+
+fn listen(text: &str) -> Result<(), String> {
+    text.parse::<SocketAddr>().map(drop).map_err(|_| {
+        "a list of IP addresses with ports, such as [\"127.0.0.1:9094\"] (port 0 takes a free one), or empty".to_owned()
+    })
+}
+
+fn method(text: &str) -> Result<(), String> {
+    match Method::from_bytes(text.as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err("a list of HTTP methods, such as [\"GET\", \"POST\"]".to_owned()),
+    }
+}
+
+fn header_name(text: &str) -> Result<(), String> {
+    match HeaderName::try_from(text) {
+        Ok(_) => Ok(()),
+        Err(_) => Err("a list of names of headers, such as [\"content-type\"]".to_owned()),
+    }
+}
+
+/// Also any.
+fn header_or_any(text: &str) -> Result<(), String> {
+    match text {
+        "*" => Ok(()),
+        name => header_name(name),
+    }
+}
+
+fn origin(text: &str) -> Result<(), String> {
+    let fits = text.bytes().all(|byte| byte.is_ascii_graphic()) && text.matches('*').count() <= 1 && !text.is_empty();
+    match fits {
+        true => Ok(()),
+        false => Err("a list of origins, such as [\"https://*.example.org\"], each with one * at most".to_owned()),
+    }
+}
+
+const KIB: u64 = 1 << 10;
+const HOUR_MS: u64 = 3_600_000;
+
+pub(super) const SECTION: SectionSpec = SectionSpec {
+    name: "rest",
+    repeated: false,
+    doc: "The REST API of IPFS Cluster 1.1.6, for its clients.",
+    options: &[
+        OptionSpec {
+            key: "listen",
+            kind: Kind::CheckedList(listen),
+            default: Some(r#"["127.0.0.1:9094"]"#),
+            doc: "Where clients connect. Empty: nowhere, the API is off. While no credentials exist, whoever reaches it \
+                  may do anything.",
+        },
+        OptionSpec {
+            key: "tls_cert_file",
+            kind: Kind::Text,
+            default: Some(r#""""#),
+            doc: "File with the certificates in PEM, the server's first. Empty: no TLS.",
+        },
+        OptionSpec {
+            key: "tls_key_file",
+            kind: Kind::Text,
+            default: Some(r#""""#),
+            doc: "File with its key in PEM.",
+        },
+        OptionSpec {
+            key: "connections_max",
+            kind: Kind::Int(1, 1_000_000),
+            default: Some("4096"),
+            doc: "Connections at the same time, idle ones included: of those the longest idle makes room.",
+        },
+        OptionSpec {
+            key: "requests_max",
+            kind: Kind::Int(1, 100_000),
+            default: Some("1024"),
+            doc: "Requests that are answered at the same time; a further one is told to come again (503).",
+        },
+        OptionSpec {
+            key: "head_bytes_max",
+            kind: Kind::Size(4 * KIB, 1024 * KIB),
+            default: Some(r#""80KiB""#),
+            doc: "Bytes of request line and headers; more gets 431.",
+        },
+        OptionSpec {
+            key: "target_bytes_max",
+            kind: Kind::Size(256, 65_534),
+            default: Some(r#""65534B""#),
+            doc: "Bytes of path and query, which bounds `cids`; more gets 414.",
+        },
+        OptionSpec {
+            key: "head_timeout",
+            kind: Kind::Duration(100, HOUR_MS),
+            default: Some(r#""15s""#),
+            doc: "How long a request line and its headers may take to come; more gets 408.",
+        },
+        OptionSpec {
+            key: "idle_timeout",
+            kind: Kind::Duration(100, 24 * HOUR_MS),
+            default: Some(r#""2m""#),
+            doc: "How long a connection may rest between two requests; then it is closed.",
+        },
+        OptionSpec {
+            key: "body_idle_timeout",
+            kind: Kind::Duration(100, 24 * HOUR_MS),
+            default: Some(r#""1m""#),
+            doc: "How long a body, of an add too, may stop coming; more gets 408.",
+        },
+        OptionSpec {
+            key: "body_timeout",
+            kind: Kind::Duration(100, HOUR_MS),
+            default: Some(r#""30s""#),
+            doc: "How long a body that is read as a whole may take; more gets 408.",
+        },
+        OptionSpec {
+            key: "body_bytes_max",
+            kind: Kind::Size(KIB, 64 * 1024 * KIB),
+            default: Some(r#""1MiB""#),
+            doc: "Bytes of a body that is read as a whole; more gets 413. An add has no bound: it is never held.",
+        },
+        OptionSpec {
+            key: "stall_timeout",
+            kind: Kind::Duration(100, 24 * HOUR_MS),
+            default: Some(r#""1m""#),
+            doc: "How long a client may take nothing of its answer; then the connection is broken.",
+        },
+        OptionSpec {
+            key: "parts_max",
+            kind: Kind::Int(1, 100_000_000),
+            default: Some("1000000"),
+            doc: "Files, directories and links of one add; more gets 413.",
+        },
+        OptionSpec {
+            key: "part_head_bytes_max",
+            kind: Kind::Size(KIB, 1024 * KIB),
+            default: Some(r#""16KiB""#),
+            doc: "Bytes of all headers of one of them; more gets 400.",
+        },
+        OptionSpec {
+            key: "cors_origins",
+            kind: Kind::CheckedList(origin),
+            default: Some(r#"["*"]"#),
+            doc: "Origins whose pages a browser lets ask. Empty: none.",
+        },
+        OptionSpec {
+            key: "cors_methods",
+            kind: Kind::CheckedList(method),
+            default: Some(r#"["GET"]"#),
+            doc: "Methods that such a page may use.",
+        },
+        OptionSpec {
+            key: "cors_headers",
+            kind: Kind::CheckedList(header_or_any),
+            default: Some(r#"["accept", "content-type", "x-requested-with"]"#),
+            doc: "Headers that such a page may send; \"*\" for any. With credentials it needs \"authorization\".",
+        },
+        OptionSpec {
+            key: "cors_exposed_headers",
+            kind: Kind::CheckedList(header_name),
+            default: Some(
+                r#"["content-type", "x-stream-output", "x-chunked-output", "x-content-length", "x-stream-error", "x-next-cursor"]"#,
+            ),
+            doc: "Headers and trailers of an answer that such a page may read.",
+        },
+        OptionSpec {
+            key: "cors_credentials",
+            kind: Kind::Choice(&["yes", "no"]),
+            default: Some(r#""no""#),
+            doc: "Whether such a page may use credentials that the browser holds: only beside origins that are trusted.",
+        },
+        OptionSpec {
+            key: "cors_max_age",
+            kind: Kind::Duration(0, 24 * HOUR_MS),
+            default: Some(r#""0s""#),
+            doc: "How long a browser may remember all that. 0: as long as it likes.",
+        },
+        OptionSpec {
+            key: "headers",
+            kind: Kind::Map,
+            default: Some("{}"),
+            doc: "Headers that are put onto every answer, such as { X-Served-By = \"pinfleet\" }.",
+        },
+    ],
+};
+
+impl Rest {
+    pub(super) fn check(&self, problems: &mut Problems<'_>) {
+        let given = |file: &PathBuf| !file.as_os_str().is_empty();
+        for (one, other, has_one, has_other) in [
+            ("cert", "key", given(&self.tls_cert_file), given(&self.tls_key_file)),
+            ("key", "cert", given(&self.tls_key_file), given(&self.tls_cert_file)),
+        ] {
+            if !has_one && has_other {
+                let option = format!("rest.tls_{one}_file");
+                problems.add(
+                    &option,
+                    &format!("given, since `rest.tls_{other}_file` is: TLS takes both"),
+                );
+            }
+        }
+        for (name, value) in &self.headers {
+            if HeaderName::try_from(name).is_err() || HeaderValue::try_from(value).is_err() {
+                problems.add("rest.headers", "names and values that a header of HTTP may have");
+                break;
+            }
+        }
+    }
+
+    /// Whether it speaks TLS.
+    pub fn has_tls(&self) -> bool {
+        !self.tls_cert_file.as_os_str().is_empty()
+    }
+}
