@@ -8,6 +8,7 @@
 pub mod embedded;
 mod load;
 mod machine;
+mod migration;
 mod pinfleet;
 mod reference;
 mod report;
@@ -55,7 +56,7 @@ impl Options {
 }
 
 /// The groups of measurements, in their order, with what they measure.
-pub const GROUPS: [(&str, &str); 4] = [
+pub const GROUPS: [(&str, &str); 5] = [
     (
         "small",
         "adds with a small pinset; status of one; the gap when the leader is killed",
@@ -63,6 +64,7 @@ pub const GROUPS: [(&str, &str); 4] = [
     ("large", "bulk add, lists, adds, memory and restart with a large pinset"),
     ("node", "pins driven to a node that answers at once"),
     ("kubo", "pins driven to one real Kubo, beside direct calls (needs Kubo)"),
+    ("import", "a pinset of IPFS Cluster taken over, beside a bulk stream"),
 ];
 
 /// What is measured is compared with this.
@@ -95,6 +97,9 @@ pub async fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> {
     }
     if options.wants("kubo") && !options.undriven {
         storage_node::kubo(options, scratch.path(), report).await?;
+    }
+    if options.wants("import") {
+        migration::import(options, scratch.path(), report).await?;
     }
     // Again at the end: on a shared machine the limit itself moves, and the figures lie between the two.
     report.fsyncs_at_end = machine::fsync_rate(scratch.path(), Duration::from_secs(1))?;
