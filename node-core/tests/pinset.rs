@@ -14,6 +14,9 @@ use proptest::prelude::*;
 
 const PEER: &str = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5";
 
+/// A request ID of the Pinning Services API.
+const SLOT: &str = "0f9e1c2d-0000-4a5b-8c7d-0123456789ab";
+
 fn peer_id() -> PeerId {
     PEER.parse().expect("valid")
 }
@@ -365,6 +368,168 @@ fn updating_takes_the_place_of_the_old_pin_in_one_step() {
     check_invariants(&machine.kv).expect("holds");
 }
 
+/// The blocks that old and new share must be under a pin on their nodes all the time, also when the new one goes elsewhere.
+#[test]
+fn what_was_replaced_is_kept_until_what_replaces_it_is_held() {
+    let mut machine = Machine::new(3);
+    machine.pin(key("", 1, ""), replicas(2, 2));
+    let replace = |machine: &Machine, from: u8, to: u8, slot: &str| {
+        let mut op = machine.put(key("", to, slot), replicas(1, 1));
+        if let Op::PutPin {
+            from: source,
+            unpin_from,
+            plan,
+            ..
+        } = &mut op
+        {
+            *source = Some(key("", from, ""));
+            *unpin_from = true;
+            plan.nodes = vec![NodeId(3)];
+        }
+        op
+    };
+    let placement = |machine: &Machine, number: u8| pinset::placement(&machine.kv, &cid(number)).expect("memory");
+    let before = placement(&machine, 1).expect("placed");
+    let op = replace(&machine, 1, 2, "");
+    let (results, effects) = machine.apply(vec![Request { id: None, op }]);
+    assert_eq!(outcome(&results[0]), Some(PinOutcome::Created));
+    assert_eq!(
+        effects.touched,
+        [(NodeId(3), cid(2))],
+        "nobody lets go of the old content"
+    );
+    assert_eq!(pinset::pin(&machine.kv, &key("", 1, "")), Ok(None), "its pin is gone");
+    let after = placement(&machine, 1).expect("kept");
+    assert_eq!((&after.nodes, after.replication), (&before.nodes, before.replication));
+    assert_eq!(pinset::kept(&machine.kv, None, 9), Ok(vec![(cid(1), cid(2))]));
+    check_invariants(&machine.kv).expect("holds");
+
+    // Replaced once more before it was held: the first is kept for the second, the second for the third.
+    let op = replace(&machine, 2, 3, "");
+    machine.one(op);
+    assert_eq!(pinset::header(&machine.kv).expect("memory").pins, 1);
+    assert_eq!(
+        pinset::kept(&machine.kv, Some(&(cid(1), cid(2))), 9),
+        Ok(vec![(cid(2), cid(3))])
+    );
+    check_invariants(&machine.kv).expect("holds");
+    let (_, effects) = machine.apply(vec![Request {
+        id: None,
+        op: Op::Release {
+            cid: cid(1),
+            by: cid(2),
+        },
+    }]);
+    assert_eq!(effects.touched, [(NodeId(1), cid(1)), (NodeId(2), cid(1))]);
+    assert_eq!(placement(&machine, 1), None);
+    let again = machine.kv.clone();
+    machine.one(Op::Release {
+        cid: cid(1),
+        by: cid(2),
+    });
+    assert_eq!(machine.kv, again, "released once");
+    check_invariants(&machine.kv).expect("holds");
+
+    // Somebody else's pin of it is none of that.
+    machine.pin(key("other", 2, ""), replicas(1, 1));
+    machine.one(Op::Release {
+        cid: cid(2),
+        by: cid(3),
+    });
+    assert_eq!(placement(&machine, 2).expect("wanted").pins, 1);
+    check_invariants(&machine.kv).expect("holds");
+}
+
+#[test]
+fn replacing_by_what_is_there_already_removes_the_old_pin() {
+    let mut machine = Machine::new(2);
+    machine.pin(key("", 1, ""), replicas(1, 1));
+    machine.pin(key("", 2, ""), replicas(1, 1));
+    let mut op = machine.put(key("", 2, ""), replicas(1, 1));
+    if let Op::PutPin { from, unpin_from, .. } = &mut op {
+        (*from, *unpin_from) = (Some(key("", 1, "")), true);
+    }
+    assert_eq!(outcome(&machine.one(op)), Some(PinOutcome::Updated));
+    assert_eq!(pinset::pin(&machine.kv, &key("", 1, "")), Ok(None));
+    // A pin of one CID takes the place of another of it: nothing is to be kept.
+    let mut op = machine.put(key("", 2, "other"), replicas(1, 1));
+    if let Op::PutPin { from, unpin_from, .. } = &mut op {
+        (*from, *unpin_from) = (Some(key("", 2, "")), true);
+    }
+    let (results, effects) = machine.apply(vec![Request { id: None, op }]);
+    assert_eq!(outcome(&results[0]), Some(PinOutcome::Created));
+    assert!(effects.touched.is_empty(), "{:?}", effects.touched);
+    assert_eq!(pinset::kept(&machine.kv, None, 9), Ok(vec![(cid(1), cid(2))]));
+    check_invariants(&machine.kv).expect("holds");
+}
+
+#[test]
+fn pins_of_one_moment_have_an_order() {
+    let mut machine = Machine::new(1);
+    let created = |result: &OpResult| match result {
+        OpResult::Pinned(pinned) => (pinned.created, pinned.ordinal),
+        other => panic!("{other:?}"),
+    };
+    let requests = (1..4).map(|number| Request {
+        id: None,
+        op: machine.put(key("", number, ""), replicas(1, 1)),
+    });
+    let (results, _) = machine.apply(requests.collect());
+    let now = machine.time;
+    let told: Vec<_> = results.iter().map(created).collect();
+    assert_eq!(told, [(now, 0), (now, 1), (now, 2)]);
+    // Another entry of the same millisecond, and one of a leader whose clock is behind.
+    assert_eq!(created(&machine.pin(key("other", 1, ""), replicas(1, 1))), (now, 3));
+    machine.time = Timestamp::from_millis(now.as_millis() - 5_000);
+    assert_eq!(created(&machine.pin(key("", 4, ""), replicas(1, 1))), (now, 4));
+    // A change of its options does not move a pin.
+    machine.time = now.plus(Duration::from_secs(1));
+    assert_eq!(created(&machine.pin(key("", 4, ""), replicas(1, 2))), (now, 4));
+    assert_eq!(created(&machine.pin(key("", 5, ""), replicas(1, 1))), (machine.time, 0));
+    let prefix = pinset::keys::namespace(&Namespace::default());
+    let (mut back, end) = (Vec::new(), pinset::keys::after_prefix(&prefix));
+    pinset::KvWalk::scan_back(
+        &machine.kv,
+        Table::ByCreated,
+        &prefix,
+        end.as_deref(),
+        &mut |key, value| {
+            let (_, key) = pinset::keys::read_indexed(key, 0).expect("a key");
+            back.push(pinset::decode_pin(key, value).expect("the pin itself").key.cid);
+            true
+        },
+    )
+    .expect("memory");
+    assert_eq!(back, [5, 4, 3, 2, 1].map(cid), "the newest first");
+    check_invariants(&machine.kv).expect("holds");
+}
+
+#[test]
+fn a_pin_is_found_by_its_request_id() {
+    let mut machine = Machine::new(1);
+    let id = "0f9e1c2d-0000-4a5b-8c7d-0123456789ab";
+    let team = Namespace::new("team").expect("valid");
+    machine.pin(key("team", 1, id), replicas(1, 1));
+    machine.pin(key("team", 2, "two"), replicas(1, 1));
+    let found = |machine: &Machine, namespace: &Namespace, slot: &str| {
+        let found = pinset::pin_under(&machine.kv, namespace, slot).expect("memory");
+        found.map(|pin| pin.key.cid)
+    };
+    assert_eq!(found(&machine, &team, id), Some(cid(1)));
+    assert_eq!(
+        found(&machine, &Namespace::default(), id),
+        None,
+        "not in another namespace"
+    );
+    assert_eq!(found(&machine, &team, &id[..35]), None);
+    assert_eq!(found(&machine, &team, "two"), None, "only request IDs need a row");
+    machine.one(Op::RemovePin {
+        key: key("team", 1, id),
+    });
+    assert_eq!(found(&machine, &team, id), None);
+    check_invariants(&machine.kv).expect("holds");
+}
+
 #[test]
 fn a_token_admits_one_peer_once() {
     let mut machine = Machine::new(0);
@@ -579,6 +744,9 @@ enum Step {
         to: u8,
         unpin_from: bool,
     },
+    Release {
+        which: u8,
+    },
     Credential {
         number: u8,
         expires: bool,
@@ -604,6 +772,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..6u8).prop_map(|number| Step::Node { number }),
         1 => (0..7u32, 0..4usize).prop_map(|(node, state)| Step::NodeState { node, state }),
         2 => (0..6u8, 0..6u8, any::<bool>()).prop_map(|(from, to, unpin_from)| Step::Update { from, to, unpin_from }),
+        2 => any::<u8>().prop_map(|which| Step::Release { which }),
         1 => prop_oneof![4 => 1..100u64, 1 => 80_000..90_000u64].prop_map(|seconds| Step::Wait { seconds }),
         1 => (0..4u8, any::<bool>()).prop_map(|(number, expires)| Step::Credential { number, expires }),
         1 => (0..4u8).prop_map(|number| Step::Revoke { number }),
@@ -616,7 +785,7 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
         key(
             if namespace == 0 { "" } else { "other" },
             number,
-            if slot { "s" } else { "" },
+            if slot { SLOT } else { "" },
         )
     };
     Some(match step {
@@ -684,6 +853,14 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
         Step::Wait { seconds } => {
             machine.time = machine.time.plus(Duration::from_secs(seconds));
             return None;
+        }
+        Step::Release { which } => {
+            let kept = pinset::kept(&machine.kv, None, usize::MAX).expect("memory");
+            let (cid, by) = match kept.as_slice() {
+                [] => (cid(which), cid(0)),
+                kept => kept[usize::from(which) % kept.len()],
+            };
+            Op::Release { cid, by }
         }
         Step::Update { from, to, unpin_from } => {
             let (from, to) = (named(0, from, false), named(0, to, false));

@@ -103,7 +103,7 @@ pub struct Pins {
     pub clock: Arc<dyn Clock>,
     /// Daemons.
     pub nodes: Arc<NodeFactory>,
-    lists: Arc<Semaphore>,
+    pub(super) lists: Arc<Semaphore>,
     pub(super) watches: Arc<Semaphore>,
     bulks: Arc<Semaphore>,
     pub(super) collections: Arc<Semaphore>,
@@ -176,7 +176,7 @@ impl Pins {
 
     /// The answer to a recorded pin. Without a request ID the options are those of the call. Under one the answer may be
     /// that of an earlier call with other options, so what is recorded is shown.
-    async fn recorded(
+    pub(super) async fn recorded(
         &self,
         key: PinKey,
         options: PinOptions,
@@ -486,6 +486,7 @@ fn made_view(key: PinKey, options: PinOptions, pinned: Pinned) -> PinView {
     let Pinned {
         outcome: _,
         created,
+        ordinal,
         modified,
         revision,
         nodes,
@@ -513,6 +514,7 @@ fn made_view(key: PinKey, options: PinOptions, pinned: Pinned) -> PinView {
             key,
             options,
             created,
+            ordinal,
             modified,
             revision,
         },
@@ -528,7 +530,7 @@ pub(super) fn slot_of(slots: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Er
     })
 }
 
-fn not_pinned(key: &PinKey) -> Error {
+pub(super) fn not_pinned(key: &PinKey) -> Error {
     let PinKey { namespace, cid, slot } = key;
     let slot = if slot.is_empty() {
         String::new()
