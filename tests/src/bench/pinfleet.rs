@@ -103,7 +103,7 @@ async fn adds(cluster: &Cluster, fresh: &Arc<Fresh>, clients: usize, time: Durat
     Ok((seen, share.limit(cores(), "waiting for synced writes")))
 }
 
-fn cores() -> usize {
+pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

@@ -45,36 +45,35 @@ impl Reach {
     /// The addresses of these nodes that anybody can reach. Where none of them has one, those that some can; where they are
     /// not known, or none is chosen yet, those of all nodes: whichever fetches can have it from another.
     pub fn delegates(&self, nodes: &[NodeId]) -> Vec<String> {
-        let chosen = || nodes.iter().filter_map(|node| self.nodes.get(node));
-        let all = || self.nodes.values();
-        let public = |addresses: &Addresses| addresses.public.clone();
-        let others = |addresses: &Addresses| addresses.others.clone();
-        let one_each = |lists: Vec<Vec<String>>| spread(&lists);
-        for lists in [
-            chosen().map(public).collect(),
-            chosen().map(others).collect(),
-            all().map(public).collect(),
-            all().map(others).collect::<Vec<_>>(),
-        ] {
-            let found = one_each(lists);
-            if !found.is_empty() {
-                return found;
-            }
+        let chosen: Vec<&Addresses> = nodes.iter().filter_map(|node| self.nodes.get(node)).collect();
+        let found = best_of(&chosen);
+        match found.is_empty() {
+            true => best_of(&self.nodes.values().collect::<Vec<_>>()),
+            false => found,
         }
-        Vec::new()
     }
 }
 
-/// The first of each list, then the second of each, and so on: a node with many addresses leaves room for the others.
-fn spread(lists: &[Vec<String>]) -> Vec<String> {
-    let longest = lists.iter().map(Vec::len).max().unwrap_or_default();
-    let mut found: Vec<String> = Vec::new();
-    for address in (0..longest).flat_map(|at| lists.iter().filter_map(move |list| list.get(at))) {
-        if found.len() < DELEGATES_MAX && !found.contains(address) {
-            found.push(address.clone());
+fn best_of(nodes: &[&Addresses]) -> Vec<String> {
+    let public = spread(nodes, |addresses| &addresses.public);
+    match public.is_empty() {
+        true => spread(nodes, |addresses| &addresses.others),
+        false => public,
+    }
+}
+
+/// The first of each node, then the second of each, and so on: one with many addresses leaves room for the others.
+fn spread(nodes: &[&Addresses], of: impl Fn(&Addresses) -> &Vec<String>) -> Vec<String> {
+    let longest = nodes.iter().map(|node| of(node).len()).max().unwrap_or_default();
+    let mut found: Vec<&String> = Vec::new();
+    for at in 0..longest {
+        for address in nodes.iter().filter_map(|node| of(node).get(at)) {
+            if found.len() < DELEGATES_MAX && !found.contains(&address) {
+                found.push(address);
+            }
         }
     }
-    found
+    found.into_iter().cloned().collect()
 }
 
 /// Whether an address can be reached from anywhere, as far as it tells. One through a relay can.
