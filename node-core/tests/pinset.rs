@@ -7,8 +7,8 @@ use std::time::Duration;
 use node_core::command::{CommandBatch, NewPeer, Op, OpResult, PinOutcome, Plan, RefusalKind, Request};
 use node_core::pinset::{self, Effects, KvRead, MemoryKv, Settings, Table, check_invariants};
 use node_core::{
-    Cid, Credential, CredentialId, Namespace, NodeId, NodeState, PeerId, PinKey, PinMode, PinOptions, Replication,
-    RequestId, Scope, SecretHash, SigningKey, StorageNode, Timestamp,
+    Cid, Created, Credential, CredentialId, Namespace, NodeId, NodeState, PeerId, PinKey, PinMode, PinOptions,
+    Replication, RequestId, Scope, SecretHash, SigningKey, StorageNode, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -504,6 +504,47 @@ fn pins_of_one_moment_have_an_order() {
     check_invariants(&machine.kv).expect("holds");
 }
 
+/// Keys are on disk, and the order of their bytes is the order of lists.
+#[test]
+fn keys_lie_as_they_always_did() {
+    use pinset::keys;
+    let key = key("a", 7, SLOT);
+    let created = Created {
+        at: Timestamp::from_millis(0x0102_0304),
+        ordinal: 5,
+    };
+    let moment = [0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 5];
+    let tail = [&moment[..], &cid(7).to_bytes(), SLOT.as_bytes()].concat();
+    for (made, head) in [
+        (keys::by_created(&key, created), &b"a\0"[..]),
+        (keys::by_name(&key, "n", created), b"a\0n\0"),
+        (keys::by_metadata(&key, "k", "v", created), b"a\0k\0v\0"),
+    ] {
+        assert_eq!(made, [head, &tail].concat());
+        let texts = head.split(|byte| *byte == 0).count() - 2;
+        assert_eq!(keys::read_indexed(&made, texts), Ok((created, key.clone())));
+    }
+    assert_eq!(
+        keys::slot(&key),
+        [b"a\0", SLOT.as_bytes(), &[0], &cid(7).to_bytes()].concat()
+    );
+    assert_eq!(keys::read_slot(&keys::slot(&key)), Ok(cid(7)));
+    let kept = keys::kept(&cid(1), &cid(2));
+    assert_eq!(kept, [cid(1).to_bytes(), cid(2).to_bytes()].concat());
+    assert_eq!(keys::read_kept(&kept), Ok((cid(1), cid(2))));
+    let release = CommandBatch {
+        time: Timestamp::ZERO,
+        requests: vec![Request {
+            id: None,
+            op: Op::Release {
+                cid: cid(1),
+                by: cid(2),
+            },
+        }],
+    };
+    assert_eq!(release.encode()[..6], [0x01, 0x12, 0x4b, 0x82, 0x01, 0x48]);
+}
+
 #[test]
 fn a_pin_is_found_by_its_request_id() {
     let mut machine = Machine::new(1);
@@ -948,7 +989,9 @@ proptest! {
         let _ = pinset::decode_results(&bytes);
         let _ = pinset::keys::read_pin(&bytes);
         let _ = pinset::keys::read_by_expiry(&bytes);
-        let _ = pinset::keys::read_indexed(&bytes, 2, 1);
+        let _ = pinset::keys::read_indexed(&bytes, 2);
+        let _ = pinset::keys::read_kept(&bytes);
+        let _ = pinset::keys::read_slot(&bytes);
         let mut with_version = vec![1];
         with_version.extend(&bytes);
         let _ = CommandBatch::decode(&with_version);

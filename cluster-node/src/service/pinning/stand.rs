@@ -1,6 +1,6 @@
 //! Where pins stand, from what the ledgers of all peers say.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use node_core::pinset::{self, KvWalk, Table, keys};
@@ -126,8 +126,8 @@ fn placements(kv: &dyn KvWalk, cids: &BTreeSet<Cid>) -> Result<HashMap<Cid, Plac
     let rows: Vec<Vec<u8>> = cids.iter().map(keys::cid).collect();
     let values = kv.get_many(Table::Placements, &rows)?;
     let found = cids.iter().zip(values).filter_map(|(cid, value)| Some((*cid, value?)));
-    let found: Result<BTreeMap<Cid, Placement>, pinset::KvError> = found
+    let found: Result<HashMap<Cid, Placement>, pinset::KvError> = found
         .map(|(cid, value)| Ok((cid, pinset::decode_placement(cid, &value)?)))
         .collect();
-    Ok(found?.into_iter().collect())
+    Ok(found?)
 }
