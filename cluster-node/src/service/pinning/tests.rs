@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use node_core::command::{CommandBatch, OpResult};
-use node_core::pinset::{Effects, KvWalk, MemoryKv};
+use node_core::pinset::{Effects, MemoryKv};
 use node_core::{Cid, Created, PinningStatus, Replication, Timestamp};
 use proptest::prelude::*;
 
