@@ -47,8 +47,9 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// When a pin was first recorded, as its place in the order of all pins of the cluster: no two are alike, and a later one is
-/// always greater, whatever the leaders' clocks do. Lists that go from the newest to the oldest are resumed by it.
+/// When a pin was first recorded, as its place in the order of all pins of its namespace: no two are alike, and a later one is
+/// always greater, whatever the leaders' clocks do, but for those that another cluster had at a time of their own. Lists that go
+/// from the newest to the oldest are resumed by it.
 ///
 /// Within a millisecond pins are counted, and the count is shown as nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -145,6 +145,7 @@ impl Machine {
             plan,
             from: None,
             unpin_from: false,
+            created: None,
         }
     }
 
@@ -545,6 +546,44 @@ fn keys_lie_as_they_always_did() {
     assert_eq!(release.encode()[..6], [0x01, 0x12, 0x4b, 0x82, 0x01, 0x48]);
 }
 
+/// An export of IPFS Cluster has whole seconds.
+#[test]
+fn pins_of_another_cluster_have_moments_of_their_own() {
+    let mut machine = Machine::new(1);
+    let then = Timestamp::from_millis(machine.time.as_millis() - 60_000);
+    let from = |machine: &Machine, key: PinKey, at: Timestamp| {
+        let mut op = machine.put(key, replicas(1, 1));
+        if let Op::PutPin { created, .. } = &mut op {
+            *created = Some(at);
+        }
+        Request { id: None, op }
+    };
+    let requests: Vec<Request> = (0..200)
+        .map(|number| from(&machine, key("", number, ""), then))
+        .collect();
+    machine.apply(requests);
+    // Another one of that second, when the count has come round.
+    machine.apply(vec![from(&machine, key("other", 1, ""), then)]);
+    let of = |machine: &Machine, key: &PinKey| {
+        let pin = pinset::pin(&machine.kv, key).expect("memory");
+        pin.expect("recorded").created()
+    };
+    let moments: std::collections::BTreeSet<Created> =
+        (0..200).map(|number| of(&machine, &key("", number, ""))).collect();
+    assert_eq!(moments.len(), 200);
+    assert!(moments.iter().all(|moment| moment.at == then));
+    // One that is still to come counts as now.
+    let later = machine.time.plus(Duration::from_secs(60));
+    let request = from(&machine, key("", 201, ""), later);
+    machine.apply(vec![request]);
+    assert_eq!(of(&machine, &key("", 201, "")).at, machine.time);
+    // A new leader whose clock is behind all of them.
+    machine.time = Timestamp::from_millis(then.as_millis() - 60_000);
+    machine.pin(key("", 202, ""), replicas(1, 1));
+    assert!(of(&machine, &key("", 202, "")) > of(&machine, &key("", 201, "")));
+    check_invariants(&machine.kv).expect("holds");
+}
+
 #[test]
 fn a_pin_is_found_by_its_request_id() {
     let mut machine = Machine::new(1);
@@ -707,6 +746,7 @@ fn the_pins_of_one_cid_are_bounded() {
             plan: plan.clone(),
             from: None,
             unpin_from: false,
+            created: None,
         };
         let requests: Vec<_> = (first..first + 1_000)
             .map(|slot| Request {
@@ -874,6 +914,7 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
                 plan,
                 from: None,
                 unpin_from: false,
+                created: None,
             }
         }
         Step::Unpin { namespace, cid, slot } => Op::RemovePin {
@@ -920,6 +961,7 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
                 plan,
                 from: Some(from),
                 unpin_from,
+                created: None,
             }
         }
         Step::Credential { number, expires } => Op::CreateCredential {

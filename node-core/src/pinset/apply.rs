@@ -13,8 +13,8 @@ use super::view::{KvError, KvRead, KvWrite, Table};
 use crate::command::{CommandBatch, Op, OpResult, PinOutcome, Pinned, Plan, Refusal, RefusalKind, Request};
 use crate::pin::limits;
 use crate::{
-    Cid, Created, NodeId, NodeState, PeerId, Pin, PinKey, PinOptions, Placement, StorageNode, Timestamp, check_slot,
-    is_request_slot,
+    Cid, Created, Namespace, NodeId, NodeState, PeerId, Pin, PinKey, PinOptions, Placement, StorageNode, Timestamp,
+    check_slot, is_request_slot,
 };
 
 /// How many changes are kept for watchers that were away. At 100 bytes each they take 100 MB of disk.
@@ -130,7 +130,12 @@ impl Applier<'_> {
                 plan,
                 from,
                 unpin_from,
-            } => self.put_pin(key, options, plan, from.as_ref(), *unpin_from),
+                created,
+            } => {
+                // Whoever comes from elsewhere can't have been made later than now.
+                let created = created.filter(|created| *created < self.time);
+                self.put_pin(key, options, plan, from.as_ref(), *unpin_from, created)
+            }
             Op::RemovePin { key } => match pin(self.kv, key)? {
                 Some(pin) => {
                     self.remove_pin(&pin, ChangeKind::PinRemoved)?;
@@ -154,6 +159,7 @@ impl Applier<'_> {
         plan: &Plan,
         from: Option<&PinKey>,
         unpin_from: bool,
+        created: Option<Timestamp>,
     ) -> Result<OpResult, Stop> {
         let checked = check_slot(&key.slot).and_then(|()| options.check());
         if let Err(invalid) = checked.and_then(|()| options.check_expiry(self.time)) {
@@ -202,7 +208,7 @@ impl Applier<'_> {
         let revision = self.next_revision();
         let Created { at, ordinal } = match &old {
             Some(old) => old.created(),
-            None => self.next_created(),
+            None => self.next_created(&key.namespace, created)?,
         };
         let new = Pin {
             key: key.clone(),
@@ -376,9 +382,45 @@ impl Applier<'_> {
         }
     }
 
-    fn next_created(&mut self) -> Created {
-        self.header.last_created = self.header.last_created.next(self.time);
-        self.header.last_created
+    /// The moment of a new pin, which no other pin of its namespace has: now, or a time in the past for one that comes from
+    /// elsewhere. Of these, thousands may be of one second, as IPFS Cluster keeps no more of a time.
+    fn next_created(&mut self, namespace: &Namespace, past: Option<Timestamp>) -> Result<Created, KvError> {
+        /// Tries of a moment from the past. Each begins where the last one ended, so the first one is nearly always free.
+        const TRIES: usize = 1_000;
+        let Some(at) = past else {
+            self.header.last_created = self.header.last_created.next(self.time);
+            return Ok(self.header.last_created);
+        };
+        let mut created = Created {
+            at,
+            ordinal: self.header.next_ordinal % Created::PER_MILLI,
+        };
+        let prefix = keys::namespace(namespace);
+        for _ in 0..TRIES {
+            let row = keys::created_at(prefix.clone(), created);
+            let mut is_taken = false;
+            self.kv.scan(
+                Table::ByCreated,
+                &row,
+                keys::after_prefix(&row).as_deref(),
+                &mut |_, _| {
+                    is_taken = true;
+                    false
+                },
+            )?;
+            if !is_taken {
+                break;
+            }
+            created.ordinal = (created.ordinal + 1) % Created::PER_MILLI;
+        }
+        self.header.next_ordinal = (created.ordinal + 1) % Created::PER_MILLI;
+        // Should a leader's clock be behind this time, new pins begin behind it.
+        let all_of_it = Created {
+            ordinal: Created::PER_MILLI - 1,
+            ..created
+        };
+        self.header.last_created = self.header.last_created.max(all_of_it);
+        Ok(created)
     }
 
     pub(super) fn next_revision(&mut self) -> u64 {

@@ -418,6 +418,8 @@ struct HeaderV1 {
     last_created: u64,
     #[prost(uint32, tag = "14")]
     last_ordinal: u32,
+    #[prost(uint32, tag = "15")]
+    next_ordinal: u32,
 }
 
 pub(super) fn encode_header(header: &Header) -> Vec<u8> {
@@ -436,6 +438,7 @@ pub(super) fn encode_header(header: &Header) -> Vec<u8> {
         credentials: header.credentials,
         last_created: header.last_created.at.as_millis(),
         last_ordinal: header.last_created.ordinal,
+        next_ordinal: header.next_ordinal,
     })
 }
 
@@ -458,6 +461,7 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, KvError> {
             at: Timestamp::from_millis(stored.last_created),
             ordinal: stored.last_ordinal,
         },
+        next_ordinal: stored.next_ordinal,
     })
 }
 

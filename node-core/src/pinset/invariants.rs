@@ -43,7 +43,7 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
         if copy.as_deref() != Some(value) {
             return Err(KvError(format!("{:?} is recorded in two ways", pin.key)));
         }
-        if !moments.insert(pin.created()) {
+        if !moments.insert((pin.key.namespace.clone(), pin.created())) {
             return Err(KvError(format!("{:?} is recorded when another is", pin.key)));
         }
         Ok(())

@@ -48,8 +48,10 @@ pub struct Header {
     pub expiry_from: Timestamp,
     /// Credentials of clients, expired ones included.
     pub credentials: u64,
-    /// Of the pin that was recorded last.
+    /// Of the newest pin; every new one is newer, but for those that come from another cluster with a time of their own.
     pub last_created: Created,
+    /// Where looking for a free ordinal begins for one of these.
+    pub next_ordinal: u32,
 }
 
 impl Default for Header {
@@ -68,6 +70,7 @@ impl Default for Header {
             expiry_from: Timestamp::ZERO,
             credentials: 0,
             last_created: Created::FIRST,
+            next_ordinal: 0,
         }
     }
 }

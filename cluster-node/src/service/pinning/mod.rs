@@ -61,6 +61,7 @@ impl Pins {
             request_id: wish.request_id,
             allow_unplaced: true,
             held_by: Vec::new(),
+            created: None,
         };
         let (_, view) = self.pin(wish, wait).await?;
         self.pinning_view(view).await
@@ -114,6 +115,7 @@ impl Pins {
             },
             from: Some(from),
             unpin_from: true,
+            created: None,
         };
         let is_named = wish.request_id.is_some();
         let request = Request {

@@ -43,6 +43,7 @@ impl State {
                 plan: Plan::default(),
                 from: None,
                 unpin_from: false,
+                created: None,
             },
         };
         let batch = CommandBatch {
