@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use node_core::command::{Op, Plan, Request};
 use node_core::pinset::{self, KvRead};
-use node_core::{Namespace, Pin, PinKey, PinMode, PinOptions, RequestId};
+use node_core::{Namespace, Pin, PinKey, PinMode, PinOptions, RequestId, Status};
 
 use super::pins::not_pinned;
 use super::{Error, PinView, PinWish, Pins};
@@ -64,7 +64,7 @@ impl Pins {
             created: None,
         };
         let (_, view) = self.pin(wish, wait).await?;
-        self.pinning_view(view).await
+        self.pinning_asked(view).await
     }
 
     /// Records a pin in the place of another. What the API says nothing of, such as the number of replicas, is taken over. The
@@ -124,6 +124,17 @@ impl Pins {
         };
         let result = self.proposer.submit(request, wait).await?;
         let (_, view) = self.recorded(key, options, result, is_named).await?;
+        self.pinning_asked(view).await
+    }
+
+    /// Where a pin stands that was just asked for. The API has no other way to say that what was given up is to be tried again.
+    async fn pinning_asked(&self, view: PinView) -> Result<PinningView, Error> {
+        let cid = view.pin.key.cid;
+        let stands = self.pinning_view(view.clone()).await?;
+        if !stands.entries.iter().any(|entry| entry.status == Status::GaveUp) {
+            return Ok(stands);
+        }
+        self.recover_cid(cid, false).await?;
         self.pinning_view(view).await
     }
 
