@@ -27,6 +27,9 @@ use super::{Error, FleetView, NodeFactory, NodeNames, PeerDirectory, PinView, Pr
 /// Lists that run at once on one peer. Each holds a thread and a few chunks.
 const LISTS_MAX: usize = 64;
 
+/// Pages that are read at once on one peer. Each holds a thread for some milliseconds, and about 3 MiB; more wait for their turn.
+const PAGES_MAX: usize = 32;
+
 /// Watches that run at once on one peer. Each holds a task and at most three chunks of changes, 200 KiB in all.
 const WATCHES_MAX: usize = 1_024;
 
@@ -105,7 +108,8 @@ pub struct Pins {
     pub clock: Arc<dyn Clock>,
     /// Daemons.
     pub nodes: Arc<NodeFactory>,
-    pub(super) lists: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
+    pub(super) pages: Arc<Semaphore>,
     pub(super) watches: Arc<Semaphore>,
     bulks: Arc<Semaphore>,
     pub(super) collections: Arc<Semaphore>,
@@ -141,6 +145,7 @@ impl Pins {
             clock,
             nodes,
             lists: slots(LISTS_MAX),
+            pages: slots(PAGES_MAX),
             watches: slots(WATCHES_MAX),
             bulks: slots(BULKS_MAX),
             collections: slots(COLLECTIONS_MAX),

@@ -13,7 +13,6 @@ use node_core::{Cid, PeerId, Pin, PinningStatus, Status};
 
 use super::find::{Finder, PINNING_PAGE_MAX, PinningFilter, pins_of};
 use super::stand::{PEER_TIMEOUT, PinningView, stand};
-use crate::service::pins::slot_of;
 use crate::service::status::{Sources, cids_in};
 use crate::service::{Error, Pins};
 
@@ -63,7 +62,8 @@ impl Pins {
         wait: Duration,
     ) -> Result<PinningPage, Error> {
         let state: Arc<StateDb> = self.reads.linearizable(wait).await?;
-        let slot = slot_of(&self.lists)?;
+        let turn = tokio::time::timeout(wait, self.pages.clone().acquire_owned()).await;
+        let turn = turn.map_err(|_| Error::Deadline)?.map_err(|_| Error::Stopping)?;
         let sources = Sources {
             state,
             worker: self.worker.clone(),
@@ -73,7 +73,7 @@ impl Pins {
         };
         let read = move || {
             let page = page(&sources, filter, limit.clamp(1, PINNING_PAGE_MAX));
-            drop(slot);
+            drop(turn);
             page
         };
         let read = tokio::task::spawn_blocking(read).await;

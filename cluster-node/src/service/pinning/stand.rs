@@ -131,3 +131,104 @@ fn placements(kv: &dyn KvWalk, cids: &BTreeSet<Cid>) -> Result<HashMap<Cid, Plac
         .collect();
     Ok(found?)
 }
+
+#[cfg(test)]
+mod tests {
+    use node_core::{Namespace, PinKey, PinMode, PinOptions, Replication, Timestamp};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cid() -> Cid {
+        "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
+            .parse()
+            .expect("valid")
+    }
+
+    fn pin(min: i32) -> Pin {
+        Pin {
+            key: PinKey {
+                namespace: Namespace::default(),
+                cid: cid(),
+                slot: String::new(),
+            },
+            options: PinOptions {
+                replication: Replication { min, max: min },
+                ..PinOptions::default()
+            },
+            created: Timestamp::ZERO,
+            ordinal: 0,
+            modified: Timestamp::ZERO,
+            revision: 1,
+        }
+    }
+
+    fn placement(replication: Replication, nodes: &[u32]) -> Placement {
+        Placement {
+            cid: cid(),
+            mode: PinMode::Recursive,
+            replication,
+            nodes: nodes.iter().copied().map(NodeId).collect(),
+            unplaced: None,
+            pins: 1,
+            origins: Vec::new(),
+            updated_from: None,
+            revision: 1,
+            changed: Timestamp::ZERO,
+        }
+    }
+
+    fn rows(states: &[(u32, Status)]) -> Vec<NodeEntry> {
+        let row = |(node, status): &(u32, Status)| NodeEntry::bare(NodeId(*node), *status);
+        states.iter().map(row).collect()
+    }
+
+    #[test]
+    fn only_the_chosen_nodes_count() {
+        let placement = placement(Replication { min: 1, max: 1 }, &[1]);
+        let states = [(2, Status::Unpinning), (1, Status::GaveUp), (3, Status::Pinned)];
+        let view = placed(pin(1), Some(&placement), rows(&states), &[]);
+        assert_eq!((view.status, view.nodes), (PinningStatus::Failed, vec![NodeId(1)]));
+        assert_eq!(view.entries, rows(&states[1..2]));
+        // Nobody is chosen.
+        assert_eq!(placed(pin(1), None, Vec::new(), &[]).status, PinningStatus::Queued);
+    }
+
+    #[test]
+    fn a_pin_that_needs_all_needs_all() {
+        let placement = placement(Replication::EVERYWHERE, &[]);
+        let everyone = [NodeId(1), NodeId(2)];
+        for (states, expected) in [
+            (vec![(1, Status::Pinned)], PinningStatus::Queued),
+            (vec![(1, Status::Pinned), (2, Status::Pinned)], PinningStatus::Pinned),
+        ] {
+            let view = placed(pin(-1), Some(&placement), rows(&states), &everyone);
+            assert_eq!((view.status, view.nodes.len()), (expected, 2));
+            assert_eq!(
+                known(&pin(-1), &rows(&states)),
+                None,
+                "how many all are is not in the ledgers"
+            );
+        }
+    }
+
+    proptest! {
+        /// What is known without the placement is what the placement would have told.
+        #[test]
+        fn the_short_way_comes_to_the_same(min in 1..4, assigned in 0..4_u32, states in prop::collection::vec(
+            prop::sample::select(&[Status::Queued, Status::Pinning, Status::Pinned, Status::Retrying, Status::GaveUp,
+                Status::Unpinning][..]), 0..4)) {
+            let nodes: Vec<u32> = (1..=assigned).collect();
+            // Ledgers know of chosen nodes, and of others that let go.
+            let told: Vec<(u32, Status)> = states.into_iter().enumerate().map(|(at, status)| {
+                let node = u32::try_from(at).unwrap() + 1;
+                (node, if node > assigned { Status::Unpinning } else { status })
+            }).collect();
+            let placement = placement(Replication { min, max: 3 }, &nodes);
+            let view = placed(pin(min), Some(&placement), rows(&told), &[]);
+            if let Some(status) = known(&pin(min), &rows(&told)) {
+                prop_assert_eq!(status, view.status);
+            }
+        }
+    }
+}
