@@ -914,7 +914,8 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
                 plan,
                 from: None,
                 unpin_from: false,
-                created: None,
+                // Some as another cluster had them, many of one second.
+                created: (has_name && use_stale).then_some(Timestamp::from_millis(900_000)),
             }
         }
         Step::Unpin { namespace, cid, slot } => Op::RemovePin {
