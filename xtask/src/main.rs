@@ -122,6 +122,9 @@ fn needs_kubo(task: &str, rest: &[OsString]) -> bool {
             given.is_some_and(|kinds| kinds.split(',').any(|kind| kind == "kubo"))
         }
         // One of its lines drives a real node, unless it is the short form; the embedded node is measured beside one.
-        _ => rest.iter().any(|argument| argument == "embedded") || !rest.iter().any(|argument| argument == "--short"),
+        _ => {
+            let has = |word: &str| rest.iter().any(|argument| argument == word);
+            has("embedded") || !has("--short") && !has("pinning")
+        }
     }
 }

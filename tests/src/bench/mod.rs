@@ -1,7 +1,8 @@
 //! The numbers: what a cluster does, beside what the machine could do and, when asked, what IPFS Cluster does over the
 //! same fake nodes in the same run.
 //!
-//! [`embedded`] measures something else: the node inside a peer beside Kubo. The rest is about the control plane:
+//! [`embedded`] measures something else: the node inside a peer beside Kubo; and [`pinning`] the pages of the Pinning Services
+//! API. The rest is about the control plane:
 //! three peers on loopback, two replicas. Storage nodes are fakes that answer at once, each a process of its own, so
 //! that the control plane is what is measured; one line drives a real Kubo. An add counts when it is acknowledged.
 
@@ -10,6 +11,7 @@ mod load;
 mod machine;
 mod migration;
 mod pinfleet;
+pub mod pinning;
 mod reference;
 mod report;
 mod rows;

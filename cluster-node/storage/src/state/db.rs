@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use node_core::pinset::{KvError, KvRead, Table, Visit};
+use node_core::pinset::{KvError, KvRead, KvWalk, Table, Visit};
 use parking_lot::Mutex;
 use rocksdb::{Cache, ColumnFamily, DBRawIteratorWithThreadMode, DBWithThreadMode, ReadOptions, SingleThreaded};
 use rocksdb::{DBAccess, DBPinnableSlice, SnapshotWithThreadMode};
@@ -105,6 +105,14 @@ impl StateDb {
         })
     }
 
+    /// The same for who goes backwards too, or asks for much at once.
+    pub fn walk_view<R>(&self, read: impl FnOnce(&dyn KvWalk) -> R) -> R {
+        read(&StateView {
+            db: self,
+            snapshot: self.rocks().snapshot(),
+        })
+    }
+
     /// Values of sorted keys, in one go.
     pub(super) fn get_sorted(&self, table: Table, keys: &[Vec<u8>]) -> Vec<Result<Option<Vec<u8>>, KvError>> {
         let values = self.rocks().batched_multi_get_cf(self.table(table), keys, true);
@@ -160,6 +168,43 @@ impl KvRead for StateView<'_> {
             Some(rows) => walk(self.snapshot.raw_iterator_cf_opt(rows, bounds(end)), start, visit),
             None => Ok(()),
         }
+    }
+}
+
+impl KvWalk for StateView<'_> {
+    fn scan_back(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), KvError> {
+        let Some(rows) = self.db.readable(table) else {
+            return Ok(());
+        };
+        if end.is_some_and(|end| end <= start) {
+            return Ok(());
+        }
+        let mut read = bounds(end);
+        read.set_iterate_lower_bound(start);
+        let mut rows = self.snapshot.raw_iterator_cf_opt(rows, read);
+        // The upper bound is where it begins, and is not visited itself.
+        rows.seek_to_last();
+        while let Some((key, value)) = rows.item() {
+            if !visit(key, value) {
+                return Ok(());
+            }
+            rows.prev();
+        }
+        rows.status().map_err(failed)
+    }
+
+    fn get_many(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
+        let Some(rows) = self.db.readable(table) else {
+            return Ok(vec![None; keys.len()]);
+        };
+        let mut read = ReadOptions::default();
+        read.set_snapshot(&self.snapshot);
+        let values = self
+            .db
+            .rocks()
+            .batched_multi_get_cf_opt(rows, keys, keys.is_sorted(), &read);
+        let value = |read: Result<Option<DBPinnableSlice<'_>>, _>| Ok(read.map_err(failed)?.map(|row| row.to_vec()));
+        values.into_iter().map(value).collect()
     }
 }
 
@@ -221,6 +266,55 @@ mod tests {
     use super::super::{Overlay, StateStore};
     use super::*;
     use node_core::pinset::KvWrite;
+
+    #[test]
+    fn rows_are_read_backwards_and_many_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = StateStore::open(&folder.path().join("state"), StateOptions::default()).expect("opened");
+        let db = store.current();
+        let mut overlay = Overlay::new(&db);
+        for number in 0..10_u8 {
+            overlay.put(Table::ByCreated, vec![1, number], vec![number]);
+        }
+        overlay.put(Table::ByCreated, vec![0], vec![99]);
+        overlay.put(Table::ByCreated, vec![2], vec![99]);
+        store.write(overlay.into_batch()).expect("written");
+        let back = |start: &[u8], end: Option<&[u8]>, limit: usize| {
+            let mut found = Vec::new();
+            store.current().walk_view(|kv| {
+                kv.scan_back(Table::ByCreated, start, end, &mut |_, value| {
+                    found.push(value[0]);
+                    found.len() < limit
+                })
+                .expect("read");
+            });
+            found
+        };
+        assert_eq!(back(&[1], Some(&[2]), 3), [9, 8, 7]);
+        assert_eq!(
+            back(&[1, 3], Some(&[1, 6]), 9),
+            [5, 4, 3],
+            "from the start up to the end"
+        );
+        assert_eq!(back(&[1, 8], None, 9), [99, 9, 8]);
+        assert!(back(&[1, 6], Some(&[1, 6]), 9).is_empty());
+        assert!(back(&[1, 6], Some(&[1, 3]), 9).is_empty());
+        assert!(back(&[3], None, 9).is_empty());
+        for keys in [
+            vec![vec![1, 3], vec![1, 77], vec![1, 4]],
+            vec![vec![1, 4], vec![0]],
+            vec![],
+        ] {
+            store.current().walk_view(|kv| {
+                let many = kv.get_many(Table::ByCreated, &keys).expect("read");
+                let one: Vec<_> = keys
+                    .iter()
+                    .map(|key| kv.get(Table::ByCreated, key).expect("read"))
+                    .collect();
+                assert_eq!(many, one);
+            });
+        }
+    }
 
     /// What a peer of an earlier version sends, or has left on this disk.
     #[test]
