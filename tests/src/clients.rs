@@ -60,19 +60,20 @@ pub enum Outcome {
     Thrown(Thrown),
 }
 
+/// The npm packages and a Node.js that runs them, installed when they are missing.
+pub fn npm_tools() -> anyhow::Result<Tools> {
+    static TOOLS: OnceLock<Result<Tools, String>> = OnceLock::new();
+    let tools = TOOLS.get_or_init(|| Tools::install("clients", &["drive.mjs"]).map_err(|error| format!("{error:#}")));
+    tools
+        .clone()
+        .map_err(|error| anyhow::anyhow!("the npm clients: {error}"))
+}
+
 impl Libraries {
     /// Those from npm, installed when they are missing.
     pub async fn npm() -> anyhow::Result<Self> {
-        static TOOLS: OnceLock<Result<Tools, String>> = OnceLock::new();
-        let command = tokio::task::spawn_blocking(|| {
-            let tools =
-                TOOLS.get_or_init(|| Tools::install("clients", &["drive.mjs"]).map_err(|error| format!("{error:#}")));
-            tools.clone().map(|tools| tools.command("drive.mjs"))
-        });
-        let command = command
-            .await?
-            .map_err(|error| anyhow::anyhow!("the npm clients: {error}"))?;
-        Self::start(command).await
+        let tools = tokio::task::spawn_blocking(npm_tools).await??;
+        Self::start(tools.command("drive.mjs")).await
     }
 
     /// Those from PyPI, installed when they are missing.

@@ -1,7 +1,8 @@
 //! The numbers: what a cluster does, beside what the machine could do and, when asked, what IPFS Cluster does over the
 //! same fake nodes in the same run.
 //!
-//! [`embedded`] measures something else: the node inside a peer beside Kubo. The rest is about the control plane:
+//! [`embedded`] measures something else: the node inside a peer beside Kubo. [`rest`] asks the same as the rest does, over
+//! the REST API, by the same program on both sides. The rest is about the control plane:
 //! three peers on loopback, two replicas. Storage nodes are fakes that answer at once, each a process of its own, so
 //! that the control plane is what is measured; one line drives a real Kubo. An add counts when it is acknowledged.
 
@@ -11,6 +12,7 @@ mod machine;
 mod pinfleet;
 mod reference;
 mod report;
+pub mod rest;
 mod rows;
 mod storage_node;
 

@@ -54,7 +54,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(service: &Path, folder: PathBuf, name: &str, node: &str) -> anyhow::Result<Self> {
+    fn new(service: &Path, folder: PathBuf, name: &str, node: &str, replicas: usize) -> anyhow::Result<Self> {
         fs::create_dir_all(&folder)?;
         let output = Command::new(service)
             .args(["init", "--consensus", "raft", "--force"])
@@ -77,8 +77,8 @@ impl Peer {
         cluster["peername"] = json!(name);
         cluster["listen_multiaddress"] = json!([format!("/ip4/127.0.0.1/tcp/{}", swarm.port())]);
         cluster["mdns_interval"] = json!("0s");
-        cluster["replication_factor_min"] = json!(2);
-        cluster["replication_factor_max"] = json!(2);
+        cluster["replication_factor_min"] = json!(replicas);
+        cluster["replication_factor_max"] = json!(replicas);
         config["ipfs_connector"]["ipfshttp"]["node_multiaddress"] =
             json!(format!("/ip4/127.0.0.1/tcp/{}", node.port()));
         let api = config["api"]
@@ -156,7 +156,7 @@ impl Drop for Peer {
     }
 }
 
-struct Cluster {
+pub(super) struct Cluster {
     peers: Vec<Peer>,
     // After the peers: nodes end when nobody asks them any more.
     _nodes: Vec<FakeProcess>,
@@ -164,7 +164,19 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start(folder: &Path) -> anyhow::Result<Self> {
+    /// Three peers with a fake node each, two replicas.
+    pub(super) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        let nodes: Vec<_> = (0..3)
+            .map(|_| FakeProcess::start(free_address()?))
+            .collect::<anyhow::Result<_>>()?;
+        let addresses: Vec<_> = nodes.iter().map(|node| node.address().to_owned()).collect();
+        let mut cluster = Self::start_over(folder, &addresses, 2).await?;
+        cluster._nodes = nodes;
+        Ok(cluster)
+    }
+
+    /// A peer for each of these nodes.
+    pub(super) async fn start_over(folder: &Path, nodes: &[String], replicas: usize) -> anyhow::Result<Self> {
         let (service, _) = tokio::task::spawn_blocking(ipfs_cluster_binaries).await??;
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
@@ -178,24 +190,37 @@ impl Cluster {
             _nodes: Vec::new(),
             http,
         };
-        for number in 1..=3 {
-            let node = FakeProcess::start(free_address()?)?;
-            let name = format!("reference-{number}");
+        for (number, node) in nodes.iter().enumerate() {
+            let name = format!("reference-{}", number + 1);
             cluster
                 .peers
-                .push(Peer::new(&service, folder.join(&name), &name, node.address())?);
-            cluster._nodes.push(node);
+                .push(Peer::new(&service, folder.join(&name), &name, node, replicas)?);
         }
         let first = cluster.peers[0].address();
-        for number in 0..3 {
+        for number in 0..nodes.len() {
             cluster.peers[number].launch((number > 0).then(|| first.clone()))?;
             cluster.answers(number).await?;
         }
-        for number in 0..3 {
+        for number in 0..nodes.len() {
             cluster.is_ready(number).await?;
         }
-        cluster.takes_a_pin(&content::fresh_cid()).await?;
         Ok(cluster)
+    }
+
+    /// Where the peers answer.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        let hosts = self.peers.iter().map(|peer| peer.rest.trim_start_matches("http://"));
+        hosts.map(str::to_owned).collect()
+    }
+
+    /// Its processes, in the groups that processor time is told for.
+    pub(super) fn groups(&self) -> Vec<(&'static str, Vec<u32>)> {
+        let peers = self.peers.iter().filter_map(|peer| peer.child.as_ref());
+        vec![
+            ("peers", peers.map(Child::id).collect()),
+            ("nodes", self._nodes.iter().map(FakeProcess::pid).collect()),
+            ("load", vec![std::process::id()]),
+        ]
     }
 
     /// Waits until a peer says that it is ready. It answers before; under load from then on it may not come so far within
