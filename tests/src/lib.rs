@@ -10,6 +10,7 @@ pub mod content;
 pub mod ctl;
 pub mod fake_kubo;
 pub mod helia;
+pub mod ipfs_cluster;
 mod json_lines;
 pub mod kubo;
 pub mod node;

@@ -253,6 +253,7 @@ impl Adding {
                     request_id: self.wish.request_id,
                     allow_unplaced: false,
                     held_by: held.nodes.iter().map(|(node, _)| *node).collect(),
+                    created: None,
                 };
                 Some(self.pins.pin(wish, wait).await?)
             }

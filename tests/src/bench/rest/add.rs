@@ -9,12 +9,13 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
 use super::tell;
+use crate::bench::Options;
 use crate::bench::embedded::Sizes;
 use crate::bench::embedded::data;
 use crate::bench::embedded::work::{Rounds, Work, measured, row};
 use crate::bench::report::{Report, Row, Target, Unit};
-use crate::bench::{Options, reference};
 use crate::cluster::{Cluster, ClusterOptions};
+use crate::ipfs_cluster;
 use crate::kubo::{KuboDaemon, KuboOptions};
 use crate::node::NodeKind;
 
@@ -229,16 +230,12 @@ impl<'a> Bench<'a> {
     async fn reference(&self, ways: &mut Ways) -> anyhow::Result<()> {
         let folder = self.folder.join("reference-add");
         let mut daemon = self.daemon(&folder.join("daemon")).await?;
-        let cluster = reference::Cluster::start_over(&folder, &[daemon.address().to_owned()], 1).await?;
-        let mut pids: Vec<u32> = cluster
-            .groups()
-            .into_iter()
-            .take(1)
-            .flat_map(|(_, pids)| pids)
-            .collect();
-        pids.push(daemon.pid().context("it runs")?);
-        let address = cluster.addresses().into_iter().next().context("a peer")?;
-        let url = format!("http://{address}/add?{UNIXFS}");
+        let cluster = ipfs_cluster::Cluster::start(&folder, &[daemon.address()]).await?;
+        let pids = [
+            cluster.peers[0].pid().context("the peer runs")?,
+            daemon.pid().context("it runs")?,
+        ];
+        let url = format!("{}/add?{UNIXFS}", cluster.rest(0));
         let (added, work) = self.timed(&pids, url, &self.file()).await?;
         ways.through.add("IPFS Cluster over Kubo", &self.what, work);
         drop(cluster);

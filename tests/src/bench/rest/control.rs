@@ -19,6 +19,7 @@ use crate::bench::report::{Report, Row, Target, Unit};
 use crate::bench::{Options, reference};
 use crate::cluster::Cluster;
 use crate::content;
+use crate::node::FakeProcess;
 
 /// Connections of each rate of adds, and how many times the reference's it must reach.
 const ADDS: [(usize, f64); 3] = [(1, 8.0), (64, 15.0), (512, 15.0)];
@@ -60,11 +61,17 @@ pub async fn measure(options: &Options, folder: &Path, report: &mut Report) -> a
         false => Figures::default(),
         true => {
             tell("IPFS Cluster", "starting three peers in Raft mode");
-            let cluster = reference::Cluster::start(&folder.join("reference")).await?;
+            let (cluster, nodes) = reference::start(&folder.join("reference")).await?;
             let side = Side {
                 name: "IPFS Cluster",
-                addresses: cluster.addresses(),
-                groups: cluster.groups(),
+                addresses: (0..cluster.peers.len())
+                    .map(|number| host(&cluster.rest(number)))
+                    .collect(),
+                groups: vec![
+                    ("peers", cluster.peers.iter().filter_map(|peer| peer.pid()).collect()),
+                    ("nodes", nodes.iter().map(FakeProcess::pid).collect()),
+                    ("load", vec![std::process::id()]),
+                ],
             };
             let fresh = Arc::new(Fresh::default());
             let mut figures = side.small(options, &fresh, async || Ok(())).await?;
@@ -91,6 +98,11 @@ pub async fn measure(options: &Options, folder: &Path, report: &mut Report) -> a
     cluster.stop().await?;
     rows(&ours, &theirs, report);
     Ok(())
+}
+
+/// What stands behind the scheme of a URL.
+fn host(url: &str) -> String {
+    url.trim_start_matches("http://").to_owned()
 }
 
 struct Pinfleet<'a> {

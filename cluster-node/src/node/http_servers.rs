@@ -1,98 +1,119 @@
-//! The REST API of IPFS Cluster, where the configuration says.
+//! The HTTP APIs, where the configuration says.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
 use cluster_http::{Authenticate, Cors, ErrorForm, Limits, ServerOptions, serve};
 use http::{HeaderName, HeaderValue, Method};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::observe::CountRequests;
 use super::supervise::supervised;
-use crate::api::rest::Rest;
-use crate::config::{self, Allowed};
-use crate::service::{Gatekeeper, Pins};
+use crate::config::{Allowed, HttpApi};
+use crate::service::Gatekeeper;
 use crate::telemetry::Health;
 
-/// Listeners that are bound and not served yet: what can't be bound shall stop the peer before anything else begins.
-pub struct RestListeners(Vec<(TcpListener, SocketAddr)>);
+/// Listeners of one API that are bound and not served yet: what can't be bound shall stop the peer before anything else
+/// begins.
+pub struct HttpListeners {
+    section: &'static str,
+    bound: Vec<(TcpListener, SocketAddr)>,
+}
 
-/// The servers.
-pub struct RestServers {
+/// The servers of one API.
+pub struct HttpServers {
+    section: &'static str,
     stop: CancellationToken,
     /// Cut off when they are dropped: they hold the service, which must be let go before Raft closes.
     tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-impl RestListeners {
-    /// Listens.
-    pub async fn bind(config: &config::Rest) -> anyhow::Result<Self> {
+/// What all APIs are served with.
+pub struct ServedWith<'a> {
+    /// What is being answered at the end gets so long.
+    pub grace: Duration,
+    /// Who may ask what.
+    pub gate: &'a Arc<Gatekeeper>,
+    /// Told when a server fails.
+    pub health: &'a Health,
+    /// Told of every answer.
+    pub observer: &'a Arc<CountRequests>,
+}
+
+impl HttpListeners {
+    /// Listens. `section` is that of the configuration.
+    pub async fn bind(section: &'static str, config: &HttpApi) -> anyhow::Result<Self> {
         let mut bound = Vec::new();
         for address in &config.listen {
             let listener = TcpListener::bind(address).await;
-            let listener = listener.with_context(|| format!("rest.listen = \"{address}\": can't listen there"))?;
+            let listener = listener.with_context(|| format!("{section}.listen = \"{address}\": can't listen there"))?;
             let address = listener.local_addr()?;
             bound.push((listener, address));
         }
-        Ok(Self(bound))
+        Ok(Self { section, bound })
     }
 
-    /// Where it listens.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.0.iter().map(|(_, address)| *address).collect()
+    /// Where it listens first; none when it is off.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.bound.first().map(|(_, address)| *address)
     }
 
-    /// Serves. What is being answered at the end gets `grace`.
+    /// Serves.
     pub fn serve(
         self,
-        config: &config::Rest,
-        grace: Duration,
-        pins: &Arc<Pins>,
-        gate: &Arc<Gatekeeper>,
-        health: &Health,
-    ) -> anyhow::Result<RestServers> {
-        let options = options(config, grace)?;
-        let auth: Arc<dyn Authenticate> = gate.clone();
-        let router = Rest::new(pins.clone(), Some(gate.clone())).router();
+        config: &HttpApi,
+        form: ErrorForm,
+        router: &Router,
+        with: &ServedWith<'_>,
+    ) -> anyhow::Result<HttpServers> {
+        let section = self.section;
+        let mut options = options(section, config, form, with.grace)?;
+        options.observer = Some(with.observer.clone());
+        let auth: Arc<dyn Authenticate> = with.gate.clone();
         let stop = CancellationToken::new();
-        let tasks = self.0.into_iter().map(|(listener, _)| {
+        let tasks = self.bound.into_iter().map(|(listener, _)| {
             let stopped = stop.clone().cancelled_owned();
             let served = serve(listener, router.clone(), options.clone(), auth.clone(), stopped);
             let served = async move {
                 served.await;
                 anyhow::Ok(())
             };
-            let task = supervised("rest server", health.clone(), stop.clone(), served);
+            let task = supervised(section, with.health.clone(), stop.clone(), served);
             AbortOnDropHandle::new(tokio::spawn(task))
         });
-        Ok(RestServers {
+        Ok(HttpServers {
+            section,
             tasks: tasks.collect(),
             stop,
         })
     }
 }
 
-impl RestServers {
+impl HttpServers {
     /// Takes no more requests; what is being answered gets its time.
     pub fn end(&self) {
         self.stop.cancel();
     }
 
     /// Waits so long until all has been answered, and cuts off the rest.
-    pub async fn stop(self, limit: Duration) -> bool {
+    pub async fn stop(self, limit: Duration) {
         self.stop.cancel();
-        tokio::time::timeout(limit, futures::future::join_all(self.tasks))
-            .await
-            .is_ok()
+        let answered = tokio::time::timeout(limit, futures::future::join_all(self.tasks));
+        if answered.await.is_err() {
+            tracing::info!(api = self.section, "answers that are still open are cut");
+        }
     }
 }
 
-fn options(config: &config::Rest, grace: Duration) -> anyhow::Result<ServerOptions> {
+fn options(section: &'static str, config: &HttpApi, form: ErrorForm, grace: Duration) -> anyhow::Result<ServerOptions> {
+    let of = |option: &str| format!("{section}.{option}");
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
-    let mut options = ServerOptions::new("rest", ErrorForm::Rest);
+    let mut options = ServerOptions::new(section, form);
     options.limits = Limits {
         connections_max: config.connections_max as usize,
         requests_max: config.requests_max as usize,
@@ -108,10 +129,10 @@ fn options(config: &config::Rest, grace: Duration) -> anyhow::Result<ServerOptio
         part_head_bytes_max: bytes(config.part_head_bytes_max),
         grace,
     };
-    options.limits.check().context("[rest]")?;
+    options.limits.check().with_context(|| format!("[{section}]"))?;
     let names = |names: &[String]| -> anyhow::Result<Vec<HeaderName>> {
         let parsed = names.iter().map(HeaderName::try_from).collect::<Result<_, _>>();
-        parsed.context("rest.cors_exposed_headers")
+        parsed.with_context(|| of("cors_exposed_headers"))
     };
     let methods = config
         .cors_methods
@@ -119,21 +140,21 @@ fn options(config: &config::Rest, grace: Duration) -> anyhow::Result<ServerOptio
         .map(|method| Method::from_bytes(method.as_bytes()));
     options.cors = Some(Cors {
         origins: config.cors_origins.clone(),
-        methods: methods.collect::<Result<_, _>>().context("rest.cors_methods")?,
+        methods: methods.collect::<Result<_, _>>().with_context(|| of("cors_methods"))?,
         headers: config.cors_headers.clone(),
         exposed: names(&config.cors_exposed_headers)?,
         credentials: config.cors_credentials == Allowed::Yes,
         max_age: config.cors_max_age,
     });
     for (name, value) in &config.headers {
-        let name = HeaderName::try_from(name).context("rest.headers")?;
+        let name = HeaderName::try_from(name).with_context(|| of("headers"))?;
         options
             .headers
-            .push((name, HeaderValue::try_from(value).context("rest.headers")?));
+            .push((name, HeaderValue::try_from(value).with_context(|| of("headers"))?));
     }
     if config.has_tls() {
         let tls = cluster_http::tls::server_config(&config.tls_cert_file, &config.tls_key_file);
-        options.tls = Some(tls.context("rest.tls_cert_file and rest.tls_key_file")?);
+        options.tls = Some(tls.with_context(|| format!("{section}.tls_cert_file and {section}.tls_key_file"))?);
     }
     Ok(options)
 }
@@ -141,10 +162,17 @@ fn options(config: &config::Rest, grace: Duration) -> anyhow::Result<ServerOptio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn the_defaults_are_those_of_the_server() {
-        let made = options(&config::Config::default().rest, Limits::default().grace).expect("valid");
+        let made = options(
+            "rest",
+            &Config::default().rest,
+            ErrorForm::Rest,
+            Limits::default().grace,
+        )
+        .expect("valid");
         assert_eq!(made.limits, Limits::default());
         let (made, expected) = (made.cors.expect("on"), Cors::default());
         assert_eq!((&made.origins, &made.methods), (&expected.origins, &expected.methods));
