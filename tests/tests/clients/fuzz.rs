@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use cluster_tests::node::NodeKind;
+use cluster_tests::raw_http::request;
 use cluster_tests::schemathesis::{Document, Schemathesis};
 
 use super::Fleet;
@@ -13,9 +14,8 @@ async fn nothing_is_answered_that_the_document_does_not_say() -> anyhow::Result<
     let fleet = Fleet::start(NodeKind::Embedded, 1).await?;
     for number in 0..5u8 {
         let held = fleet.hold(&[number; 100]).await?;
-        let pinned =
-            cluster_tests::raw_http::request(&fleet.rest(0), "POST", &format!("/pins/{held}?name=pin-{number}"));
-        pinned.await?.json(200)?;
+        let target = format!("/pins/{held}?name=pin-{number}");
+        request(&fleet.rest(0), "POST", &target).await?.json(200)?;
     }
     let url = format!("http://{}", fleet.rest(0));
     let run = Schemathesis {

@@ -155,7 +155,7 @@ async fn nft_storage_pins(fleet: &Fleet, libraries: &Libraries) -> anyhow::Resul
         "{known:?}"
     );
     ensure!(
-        known.expire_at.is_some_and(|at| at.seconds == 4_070_919_845),
+        known.expire_at.is_some_and(|at| at.seconds == 4_071_006_245),
         "{known:?}"
     );
     fleet.pinned_on(&held, 1).await?;

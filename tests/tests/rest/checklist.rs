@@ -30,7 +30,7 @@ async fn what_is_configured_shows_in_answers() -> anyhow::Result<()> {
         .with("rest.cors_max_age", "10m")
         .with("rest.head_bytes_max", "8KiB")
         .with("rest.target_bytes_max", "4KiB")
-        .with("telemetry.log", "info,cluster_http::access=debug");
+        .with("telemetry.log_level", "info,cluster_http::access=debug");
     let mut cluster = Cluster::start(options).await?;
     let api = Api::of(&cluster, 0);
     let cid = fresh_cid();

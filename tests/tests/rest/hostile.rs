@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use cluster_proto::v1;
-use cluster_tests::cluster::{Cluster, ClusterOptions};
+use cluster_tests::cluster::{Cluster, ClusterOptions, LIMIT};
 use cluster_tests::content::{cid, fresh_bytes, fresh_cid};
 use cluster_tests::node::NodeKind;
 use cluster_tests::raw_http::{exchange, request, request_with, statuses};
 use cluster_tests::wait::wait_until;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::Api;
@@ -165,37 +165,33 @@ async fn a_client_that_reads_nothing_is_given_up() -> anyhow::Result<()> {
         options: Some(options.clone()),
         ..v1::BulkPinItem::default()
     };
-    cluster.client(0).bulk((0..1_500).map(pin).collect(), 100).await?;
+    cluster.client(0).bulk((0..1_000).map(pin).collect(), 100).await?;
     let address = Api::of(&cluster, 0).0;
     let bystander = Bystander::watch(&cluster)?;
     for target in ["/allocations", "/pins"] {
         let mut streams = Vec::new();
-        for _ in 0..20 {
-            let mut stream = TcpStream::connect(&address).await?;
-            stream
-                .write_all(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
-                .await?;
+        for _ in 0..4 {
+            let socket = TcpSocket::new_v4()?;
+            // The less the system holds for a client, the sooner it is seen that it takes nothing.
+            socket.set_recv_buffer_size(16 << 10)?;
+            let mut stream = socket.connect(address.parse()?).await?;
+            let asked = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+            stream.write_all(asked.as_bytes()).await?;
             streams.push(stream);
         }
-        // It is given up while nobody reads: what is read afterwards is what the systems held, and has no end.
-        tokio::time::sleep(Duration::from_secs(4)).await;
         for mut stream in streams {
+            // The connection is reset, while nobody reads.
+            wait_until("the client is given up", LIMIT, async || {
+                stream.take_error()?.context("the connection is whole").map(drop)
+            })
+            .await?;
             let mut taken = Vec::new();
-            let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut taken)).await?;
-            ensure!(
-                statuses(&taken) == [200],
-                "{target}: {:?}",
-                String::from_utf8_lossy(&taken[..taken.len().min(200)])
-            );
-            ensure!(
-                !taken.ends_with(b"\r\n\r\n"),
-                "{target}: all {} bytes of it came",
-                taken.len()
-            );
+            let _ = stream.read_to_end(&mut taken).await;
+            ensure!(taken.len() < (1 << 20), "{target}: {} bytes of it came", taken.len());
         }
     }
     ensure!(
-        request(&address, "GET", "/allocations").await?.lines()?.len() == 1_500,
+        request(&address, "GET", "/allocations").await?.lines()?.len() == 1_000,
         "who reads gets all"
     );
     bystander.end().await
@@ -213,7 +209,7 @@ async fn queries_and_heads_have_their_bounds() -> anyhow::Result<()> {
     let fresh = fresh_cid();
     for (method, target, expected) in [
         ("GET", format!("/pins?cids={}", long(65_600)), 414),
-        ("GET", format!("/pins?cids={}", long(1 << 20)), 431),
+        ("GET", format!("/pins?cids={}", long(1 << 20)), 414),
         ("GET", format!("/{}", long(70_000)), 414),
         ("GET", format!("/pins?{many}"), 200),
         ("GET", format!("/pins?cids={}", cids.join(",")), 200),
@@ -416,7 +412,11 @@ async fn no_request_hides_in_another() -> anyhow::Result<()> {
     for sent in requests {
         let answer = exchange(&address, sent.as_bytes()).await?;
         let found = statuses(&answer);
-        ensure!(found.len() == 1 && found[0] >= 400, "{sent:?}: {found:?}");
+        // What follows one that has no body, and is no request either, may be told so too.
+        ensure!(
+            !found.is_empty() && found.iter().all(|status| *status >= 400),
+            "{sent:?}: {found:?}"
+        );
     }
     let answer = request(&address, "GET", &format!("/allocations/{hidden}")).await?;
     answer.error(404)?;

@@ -105,19 +105,19 @@ pub async fn as_kubo_does(fleet: &Fleet, ctl: &ReferenceCtl, kubo: &KuboDaemon) 
     // Chunks at places that the content chooses.
     for chunker in ["rabin-16384-32768-65536", "buzhash", "size-1024"] {
         let ours = root(ctl, &["--chunker", chunker], &large).await?;
+        let chunker = format!("--chunker={chunker}");
         let theirs = [
-            &[
-                "add",
-                "--only-hash",
-                "-Q",
-                "--progress=false",
-                "--cid-version=0",
-                "--raw-leaves=false",
-                "--max-file-links=174",
-            ],
-            &[&format!("--chunker={chunker}")[..], path(&large)?][..],
+            "add",
+            "--only-hash",
+            "-Q",
+            "--progress=false",
+            "--cid-version=0",
+            "--raw-leaves=false",
+            "--max-file-links=174",
+            &chunker,
+            path(&large)?,
         ];
-        ensure!(ours == kubo.run(&theirs.concat()).await?.trim(), "{chunker}");
+        ensure!(ours == kubo.run(&theirs).await?.trim(), "{chunker}");
     }
     // It is there: every byte of it, from another peer than the one that took it.
     let root = root(ctl, &["-r"], &folder).await?;

@@ -40,9 +40,6 @@ pub async fn empty(ctl: &ReferenceCtl) -> anyhow::Result<()> {
         ensure!(!told.is_empty(), "{arguments:?}");
     }
     // What only the server can tell.
-    let told = ctl.fails(2, &["pin", "ls", "--filter", "nonsense"]).await?;
-    has(&told, "Code: 400")?;
-    has(&told, "invalid filter value")?;
     let unpinned = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
     let told = ctl.fails(2, &["pin", "ls", unpinned]).await?;
     has(&told, "Code: 404")?;
@@ -105,7 +102,7 @@ pub async fn members(fleet: &Fleet, ctl: &ReferenceCtl) -> anyhow::Result<()> {
 /// `health graph`, `metrics`, `alerts`, `bandwidth`.
 pub async fn health(fleet: &Fleet, ctl: &ReferenceCtl) -> anyhow::Result<()> {
     let graph = ctl.run(&["health", "graph"]).await?;
-    for words in ["digraph cluster", "C0 -> I0", "node-1", "node-2"] {
+    for words in ["digraph cluster", "C0 -> I", "node-1", "node-2"] {
         has(&graph, words)?;
     }
     ensure!(graph.contains("C0 -> C1") || graph.contains("C0 -> T1"), "{graph}");
@@ -233,7 +230,7 @@ pub async fn fail_over(fleet: &Fleet) -> anyhow::Result<()> {
 }
 
 /// `peers rm`, of the peer that does not lead.
-pub async fn removal(fleet: &Fleet, ctl: &ReferenceCtl) -> anyhow::Result<()> {
+pub async fn removal(fleet: &Fleet) -> anyhow::Result<()> {
     let leader = fleet.cluster.leader().await?;
     let (id, stays) = (fleet.cluster.peer(1 - leader).id(), fleet.cluster.peer(leader).id());
     let asks = ReferenceCtl::new(&[&fleet.rest(leader)]).await?;
@@ -248,7 +245,6 @@ pub async fn removal(fleet: &Fleet, ctl: &ReferenceCtl) -> anyhow::Result<()> {
         asks.run(&["peers", "rm", &id]).await?.is_empty(),
         "nothing is told when it is done"
     );
-    drop(ctl);
     let gone = fleet.cluster.wait_until("it is gone", LIMIT, async || {
         let peers = asks.json(&["peers", "ls"]).await?;
         ensure!(peers.len() == 1 && peers[0]["id"] == *stays, "{peers:?}");

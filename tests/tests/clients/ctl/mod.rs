@@ -45,7 +45,7 @@ async fn over(fleet: Fleet, beside: Option<(TempDir, KuboDaemon)>) -> anyhow::Re
     pins::waiting(&fleet, &ctl).await.context("waiting")?;
     cluster::collect(&fleet, &ctl).await.context("ipfs gc")?;
     cluster::fail_over(&fleet).await.context("several hosts")?;
-    cluster::removal(&fleet, &ctl).await.context("peers rm")?;
+    cluster::removal(&fleet).await.context("peers rm")?;
     fleet.stop().await
 }
 
