@@ -2,7 +2,8 @@
 //! same fake nodes in the same run.
 //!
 //! [`embedded`] measures something else: the node inside a peer beside Kubo; and [`pinning`] the pages of the Pinning Services
-//! API. The rest is about the control plane:
+//! API. [`rest`] asks the same as the rest does, over the REST API, by the same program on both sides. The rest is about the
+//! control plane:
 //! three peers on loopback, two replicas. Storage nodes are fakes that answer at once, each a process of its own, so
 //! that the control plane is what is measured; one line drives a real Kubo. An add counts when it is acknowledged.
 
@@ -14,6 +15,7 @@ mod pinfleet;
 pub mod pinning;
 mod reference;
 mod report;
+pub mod rest;
 mod rows;
 mod storage_node;
 
