@@ -160,7 +160,7 @@ fn names_match_as_the_api_says() {
     for (kind, text, fits) in [
         (Match::Exact, "Site", &["Site"][..]),
         (Match::IExact, "sITE", &["Site", "SITE"]),
-        (Match::Partial, "Si", &["Site"]),
+        (Match::Partial, "Si", &["Site", "My SitE"]),
         (Match::IPartial, "IT", &["Site", "SITE", "My SitE"]),
         (Match::Partial, "", &["", "Site", "SITE", "My SitE", "Übung"]),
         (Match::IExact, "übung", &["Übung"]),

@@ -15,6 +15,14 @@ use crate::files;
 
 pub(super) type Rocks = DBWithThreadMode<SingleThreaded>;
 
+/// How the rows of the tables are laid out. 2: pins lie in the index by time, and names and metadata are in its order.
+const FORM: u32 = 2;
+
+/// What states have that bear no mark.
+const UNMARKED: u32 = 1;
+
+const FORM_KEY: &[u8] = b"form";
+
 /// One generation of the state. It lives as long as a reader holds it, also when a snapshot has replaced it.
 pub struct StateDb {
     /// `None` only while it is dropped.
@@ -42,6 +50,7 @@ impl StateDb {
     ) -> Result<Self, StoreError> {
         let rocks = Rocks::open_cf_descriptors(&options::database(options), folder, options::tables(options, cache))?;
         check_atomic_flush(folder)?;
+        check_form(&rocks, folder)?;
         Ok(Self::new(rocks, folder, generation))
     }
 
@@ -239,6 +248,41 @@ fn walk<D: DBAccess>(
 
 /// Looks into the options that RocksDB wrote down when it opened the database: a state whose tables are not flushed
 /// together is lost at the first crash, and nothing else would tell.
+/// Whether the rows are laid out as this version has them; an empty state is marked so. The mark lies in RocksDB's own table,
+/// so that it is no part of what peers compare, and goes with every checkpoint.
+fn check_form(rocks: &Rocks, folder: &Path) -> Result<(), StoreError> {
+    let found = match rocks.get(FORM_KEY)? {
+        Some(form) => {
+            let form = <[u8; 4]>::try_from(form.as_slice());
+            form.map(u32::from_be_bytes)
+                .map_err(|_| StoreError::Corrupt(format!("{}: its form is no number", folder.display())))?
+        }
+        None => {
+            let meta = rocks.cf_handle(Table::Meta.name());
+            let mut rows = meta.map(|meta| rocks.raw_iterator_cf(meta));
+            if let Some(rows) = &mut rows {
+                rows.seek_to_first();
+                rows.status()?;
+            }
+            if rows.is_none_or(|rows| !rows.valid()) {
+                rocks.put_opt(FORM_KEY, FORM.to_be_bytes(), &super::unlogged())?;
+                // Before any row: flushes of the tables leave RocksDB's own out, and rows without the mark would be taken
+                // for those of another version.
+                return Ok(rocks.flush()?);
+            }
+            UNMARKED
+        }
+    };
+    if found == FORM {
+        return Ok(());
+    }
+    Err(StoreError::Form {
+        folder: folder.to_owned(),
+        found,
+        known: FORM,
+    })
+}
+
 fn check_atomic_flush(folder: &Path) -> Result<(), StoreError> {
     let latest = files::names(folder)?
         .into_iter()
@@ -350,5 +394,35 @@ mod tests {
         let completed = StateDb::open(&old, 1, &StateOptions::default(), &cache).expect("completed");
         read(&completed);
         assert!(completed.readable(Table::Credentials).is_some());
+    }
+
+    #[test]
+    fn a_state_of_another_form_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        let cache = options::cache(&StateOptions::default());
+        let open = || StateDb::open(&state, 1, &StateOptions::default(), &cache);
+
+        let db = open().expect("a new one");
+        let meta = db.table(Table::Meta);
+        db.rocks().put_cf(meta, b"header", b"row").expect("written");
+        drop(db);
+        drop(open().expect("its own"));
+
+        for (form, found) in [(Some(1_u32), 1), (Some(FORM + 1), FORM + 1), (None, UNMARKED)] {
+            let tables = options::tables(&StateOptions::default(), &cache);
+            let rocks = Rocks::open_cf_descriptors(&options::database(&StateOptions::default()), &state, tables);
+            let rocks = rocks.expect("opened");
+            match form {
+                Some(form) => rocks.put(FORM_KEY, form.to_be_bytes()).expect("written"),
+                None => rocks.delete(FORM_KEY).expect("written"),
+            }
+            drop(rocks);
+            let refused = open().err().expect("refused");
+            assert!(
+                matches!(refused, StoreError::Form { found: told, known: FORM, .. } if told == found),
+                "{refused}"
+            );
+        }
     }
 }
