@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use cluster_proto::v1;
 use cluster_tests::cluster::{Cluster, ClusterOptions, LIMIT};
 use cluster_tests::content::{fresh_bytes, fresh_cid};
 use cluster_tests::fake_kubo::{Call, FakeKubo, Fault, Rule};
@@ -187,6 +188,18 @@ async fn blocks_that_both_share_are_never_collected() -> anyhow::Result<()> {
     // Now somebody has the rest.
     add(&rest, &files, false).await?;
     api.wait_for(&cluster, id, "pinned").await?;
+    cluster
+        .wait_until("the old one is let go of", LIMIT, async || {
+            let held = client.status_all(v1::StatusAllRequest::default()).await?;
+            let held: Vec<&str> = held.iter().map(|status| status.cid.as_str()).collect();
+            ensure!(held == [new.as_str()], "{held:?}");
+            Ok(())
+        })
+        .await?;
+    // What was put by the add is kept as above, and with it what has become garbage since.
+    cluster.peer(0).restart().await?;
+    cluster.settled().await?;
+    let client = cluster.client(0);
     let mut gone = BTreeSet::new();
     cluster
         .wait_until("the old root is collected", LIMIT, async || {
@@ -212,7 +225,7 @@ async fn an_update_over_grpc_keeps_the_old_content_too() -> anyhow::Result<()> {
         .wait_until("it is pinned", LIMIT, async || client.pinned_on(&old, 1).await)
         .await?;
     nobody_has(cluster.fake(0), &new, &Fault::Hang);
-    let update = cluster_proto::v1::UpdateRequest {
+    let update = v1::UpdateRequest {
         from: old.to_string(),
         to: new.to_string(),
         unpin_from: true,
