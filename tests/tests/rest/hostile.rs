@@ -242,7 +242,7 @@ async fn queries_and_heads_have_their_bounds() -> anyhow::Result<()> {
         (
             "POST",
             format!("/pins/ipfs/{fresh}/{}", "a/".repeat(30_000).trim_end_matches('/')),
-            400,
+            404,
         ),
         ("POST", format!("/pins/{fresh}?expire-in={}", "9".repeat(60_000)), 400),
         ("GET", format!("/pins/{fresh}?local=%00%ff%fe"), 400),
@@ -258,7 +258,7 @@ async fn queries_and_heads_have_their_bounds() -> anyhow::Result<()> {
             answer.text()
         );
         ensure!(
-            answer.body.len() < (4 << 20),
+            answer.status == 200 || answer.body.len() < (4 << 10),
             "{method} {shown}: an answer of {} bytes",
             answer.body.len()
         );
@@ -412,11 +412,8 @@ async fn no_request_hides_in_another() -> anyhow::Result<()> {
     for sent in requests {
         let answer = exchange(&address, sent.as_bytes()).await?;
         let found = statuses(&answer);
-        // What follows one that has no body, and is no request either, may be told so too.
-        ensure!(
-            !found.is_empty() && found.iter().all(|status| *status >= 400),
-            "{sent:?}: {found:?}"
-        );
+        // What follows one that has no body, and is no request either, may be told so too; another protocol is not answered.
+        ensure!(found.iter().all(|status| *status >= 400), "{sent:?}: {found:?}");
     }
     let answer = request(&address, "GET", &format!("/allocations/{hidden}")).await?;
     answer.error(404)?;

@@ -15,11 +15,11 @@ use super::super::{Fleet, cid};
 use super::has;
 
 /// What `ipfs add` has to be told today to do what it did by itself when IPFS Cluster was written.
-const OLD: [&str; 4] = [
-    "--cid-version=0",
-    "--raw-leaves=false",
-    "--chunker=size-262144",
-    "--max-file-links=174",
+const OLD: [&str; 2] = ["--chunker=size-262144", "--max-file-links=174"];
+/// The same of what other options say.
+const UNLESS_TOLD: [(&str, &str); 2] = [
+    ("--cid-version", "--cid-version=0"),
+    ("--raw-leaves", "--raw-leaves=false"),
 ];
 
 fn path(path: &Path) -> anyhow::Result<&str> {
@@ -82,17 +82,15 @@ pub async fn as_kubo_does(fleet: &Fleet, ctl: &ReferenceCtl, kubo: &KuboDaemon) 
     for (ours, theirs, source) in cases {
         let added = ctl.run(&[&["add"], ours, &[path(source)?]].concat()).await?;
         let mut told: Vec<&str> = added.lines().map(str::trim_end).collect();
-        let expected = kubo
-            .run(
-                &[
-                    &["add", "--only-hash", "--progress=false"],
-                    &OLD[..],
-                    theirs,
-                    &[path(source)?],
-                ]
-                .concat(),
-            )
-            .await?;
+        let untold = UNLESS_TOLD
+            .iter()
+            .filter(|(name, _)| !theirs.iter().any(|flag| flag.starts_with(name)));
+        let mut arguments = vec!["add", "--only-hash", "--progress=false"];
+        arguments.extend(OLD);
+        arguments.extend(untold.map(|(_, flag)| *flag));
+        arguments.extend(theirs);
+        arguments.push(path(source)?);
+        let expected = kubo.run(&arguments).await?;
         let mut expected: Vec<&str> = expected.lines().map(str::trim_end).collect();
         ensure!(
             told.last() == expected.last(),
