@@ -124,17 +124,19 @@ pub async fn as_kubo_does(fleet: &Fleet, ctl: &ReferenceCtl, kubo: &KuboDaemon) 
     Ok(())
 }
 
-/// The flags one by one.
-pub async fn options(fleet: &Fleet, ctl: &ReferenceCtl, kubo: &KuboDaemon) -> anyhow::Result<()> {
+/// A file of more than one block.
+fn file(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let file = folder.join(name);
+    fs::write(&file, fresh_bytes(300_000))?;
+    Ok(file)
+}
+
+/// What is told, and in which form.
+pub async fn output(ctl: &ReferenceCtl) -> anyhow::Result<()> {
     let temporary = tempfile::tempdir()?;
     let folder = tree(temporary.path())?;
-    let file = |name: &str| {
-        let file = temporary.path().join(name);
-        fs::write(&file, fresh_bytes(300_000)).map(|()| file)
-    };
-
     // What is told: lines, CIDs alone, the last one alone; objects one after the other, in one list, or the last.
-    let one = file("one")?;
+    let one = file(temporary.path(), "one")?;
     let told = ctl.run(&["add", path(&one)?]).await?;
     let key = told.split(' ').nth(1).context("a CID")?.to_owned();
     ensure!(told.trim_end() == format!("added {key} one"), "{told}");
@@ -144,7 +146,7 @@ pub async fn options(fleet: &Fleet, ctl: &ReferenceCtl, kubo: &KuboDaemon) -> an
             .await?
             .lines()
             .count()
-            == 6,
+            == 7,
         "each entry, but the hidden one"
     );
     ensure!(
@@ -152,18 +154,20 @@ pub async fn options(fleet: &Fleet, ctl: &ReferenceCtl, kubo: &KuboDaemon) -> an
             .await?
             .lines()
             .count()
-            == 7
+            == 8
     );
     let objects = ctl.json(&["add", "-r", path(&folder)?]).await?;
     ensure!(
-        objects.len() == 6 && objects.last().is_some_and(|last| last["name"] == "folder"),
+        objects.len() == 7 && objects.last().is_some_and(|last| last["name"] == "folder"),
         "{objects:?}"
     );
     let list = ctl.one(&["add", "-r", "--no-stream", path(&folder)?]).await?;
     ensure!(list.as_array() == Some(&objects), "{list}");
     let last = ctl.one(&["add", "-r", "--quieter", path(&folder)?]).await?;
     ensure!(Some(&last) == objects.last(), "{last}");
-    let several = ctl.json(&["add", path(&one)?, path(&file("two")?)?]).await?;
+    let several = ctl
+        .json(&["add", path(&one)?, path(&file(temporary.path(), "two")?)?])
+        .await?;
     ensure!(
         several.len() == 3 && several[2]["name"] == "",
         "around both: {several:?}"
@@ -173,9 +177,13 @@ pub async fn options(fleet: &Fleet, ctl: &ReferenceCtl, kubo: &KuboDaemon) -> an
     fs::create_dir(&alone)?;
     fs::copy(&one, alone.join("one"))?;
     ensure!(root(ctl, &["-r"], &alone).await? == root(ctl, &["-w"], &one).await?);
+    Ok(())
+}
 
-    // Options of the pin.
-    let three = file("three")?;
+/// Options of the pin, and of where the content goes.
+pub async fn options(fleet: &Fleet, ctl: &ReferenceCtl) -> anyhow::Result<()> {
+    let temporary = tempfile::tempdir()?;
+    let three = file(temporary.path(), "three")?;
     let second = fleet.cluster.peer(1).id();
     let added = ctl
         .one(&[
@@ -207,22 +215,36 @@ pub async fn options(fleet: &Fleet, ctl: &ReferenceCtl, kubo: &KuboDaemon) -> an
         "Metadata: yes",
     )?;
     let near = ctl
-        .one(&["add", "--local", "--rmin", "1", "--rmax", "1", path(&file("near")?)?])
+        .one(&[
+            "add",
+            "--local",
+            "--rmin",
+            "1",
+            "--rmax",
+            "1",
+            path(&file(temporary.path(), "near")?)?,
+        ])
         .await?;
     ensure!(near["allocations"] == json!([fleet.cluster.peer(0).id()]), "{near}");
-    let loose = ctl.one(&["add", "--no-pin", path(&file("loose")?)?]).await?;
+    let loose = ctl
+        .one(&["add", "--no-pin", path(&file(temporary.path(), "loose")?)?])
+        .await?;
     fleet.has_no_pin(&cid(&loose, "cid")?).await?;
     // Waits until it is pinned.
     for flags in [&["--wait"][..], &["--wait", "--wait-timeout", "60s"]] {
         let added = ctl
-            .json(&[&["add"], flags, &[path(&file("waited")?)?]].concat())
+            .json(&[&["add"], flags, &[path(&file(temporary.path(), "waited")?)?]].concat())
             .await?;
         let root: Cid = cid(added.first().context("an object")?, "cid")?;
         let status = fleet.client().status(&root).await?;
         ensure!(status.status() == cluster_proto::v1::Status::Pinned, "{status:?}");
     }
+    Ok(())
+}
 
-    // A CAR file, of another program and of Kubo.
+/// CAR files, of another program and of Kubo.
+pub async fn car_files(fleet: &Fleet, ctl: &ReferenceCtl, kubo: &KuboDaemon) -> anyhow::Result<()> {
+    let temporary = tempfile::tempdir()?;
     let block = fresh_bytes(1_000);
     let raw = cid_of(0x55, &block);
     let car = temporary.path().join("made.car");
@@ -235,12 +257,17 @@ pub async fn options(fleet: &Fleet, ctl: &ReferenceCtl, kubo: &KuboDaemon) -> an
     ensure!(root(ctl, &["--format", "car"], &car).await? == theirs.to_string());
     fleet.pin(&theirs).await?;
     ensure!(fleet.client().cat(format!("{theirs}/b")).await? == b"b");
+    Ok(())
+}
 
-    // What can't be, with the reason.
-    let (one, folder, car) = (path(&one)?, path(&folder)?, path(&car)?);
+/// What can't be, with the reason.
+pub async fn refusals(ctl: &ReferenceCtl) -> anyhow::Result<()> {
+    let temporary = tempfile::tempdir()?;
+    let (folder, one) = (tree(temporary.path())?, file(temporary.path(), "one")?);
+    let (one, folder) = (path(&one)?, path(&folder)?);
     for (code, arguments, words) in [
         (1, &["add", folder][..], "recursive"),
-        (1, &["add", "--format", "car", "-w", car], "car"),
+        (1, &["add", "--format", "car", "-w", one], "car"),
         (2, &["add", "--layout", "flat", one], "layout"),
         (2, &["add", "--chunker", "size-0", one], "chunker"),
         (2, &["add", "--rmin", "3", "--rmax", "3", one], "3"),

@@ -5,7 +5,7 @@ mod add;
 mod cluster;
 mod pins;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use cluster_tests::kubo::KuboDaemon;
 use cluster_tests::node::{Node, NodeKind};
 use cluster_tests::reference_ctl::ReferenceCtl;
@@ -33,19 +33,30 @@ async fn over(fleet: Fleet, beside: Option<(TempDir, KuboDaemon)>) -> anyhow::Re
         (None, Node::Kubo(daemon)) => daemon.as_ref(),
         _ => anyhow::bail!("there is no Kubo"),
     };
-    cluster::empty(&ctl).await.context("nothing pinned")?;
-    cluster::members(&fleet, &ctl).await.context("members")?;
-    cluster::health(&fleet, &ctl).await.context("health")?;
-    cluster::local(&ctl).await.context("local commands")?;
-    add::as_kubo_does(&fleet, &ctl, kubo).await.context("add, the CIDs")?;
-    add::options(&fleet, &ctl, kubo).await.context("add, its options")?;
-    pins::one(&fleet, &ctl).await.context("pins")?;
-    pins::options(&fleet, &ctl).await.context("pin add, its options")?;
-    pins::lists(&fleet, &ctl).await.context("lists")?;
-    pins::waiting(&fleet, &ctl).await.context("waiting")?;
-    cluster::collect(&fleet, &ctl).await.context("ipfs gc")?;
-    cluster::fail_over(&fleet).await.context("several hosts")?;
-    cluster::removal(&fleet).await.context("peers rm")?;
+    // Each as far as it goes, so that one run tells of all of them.
+    let mut problems = Vec::new();
+    let mut note = |part: &str, outcome: anyhow::Result<()>| {
+        problems.extend(outcome.err().map(|error| format!("{part}: {error:#}")));
+    };
+    note("nothing pinned", cluster::empty(&ctl).await);
+    note("members", cluster::members(&fleet, &ctl).await);
+    note("health", cluster::health(&fleet, &ctl).await);
+    note("local commands", cluster::local(&ctl).await);
+    note("add, the CIDs", add::as_kubo_does(&fleet, &ctl, kubo).await);
+    note("add, what is told", add::output(&ctl).await);
+    note("add, its options", add::options(&fleet, &ctl).await);
+    note("add, CAR files", add::car_files(&fleet, &ctl, kubo).await);
+    note("add, what is refused", add::refusals(&ctl).await);
+    note("pins", pins::one(&fleet, &ctl).await);
+    note("pin update", pins::update(&fleet, &ctl).await);
+    note("pin add, its options", pins::options(&fleet, &ctl).await);
+    note("pin add, modes", pins::modes(&fleet, &ctl).await);
+    note("lists", pins::lists(&fleet, &ctl).await);
+    note("waiting", pins::waiting(&fleet, &ctl).await);
+    note("ipfs gc", cluster::collect(&fleet, &ctl).await);
+    note("several hosts", cluster::fail_over(&fleet).await);
+    note("peers rm", cluster::removal(&fleet).await);
+    ensure!(problems.is_empty(), "{}", problems.join("\n\n"));
     fleet.stop().await
 }
 

@@ -90,8 +90,13 @@ pub async fn one(fleet: &Fleet, ctl: &ReferenceCtl) -> anyhow::Result<()> {
     fleet.has_no_pin(&leaf).await?;
     let told = ctl.fails(2, &["pin", "add", "/ipns/docs.ipfs.tech"]).await?;
     has(&told, "Code: 400")?;
+    Ok(())
+}
 
-    // Under a new CID: name and expiry may change, all else stays, and so does the old pin.
+/// Under a new CID: name and expiry may change, all else stays, and so does the old pin.
+pub async fn update(fleet: &Fleet, ctl: &ReferenceCtl) -> anyhow::Result<()> {
+    let held = fleet.hold(&fresh_bytes(1_000)).await?;
+    let key = held.to_string();
     let options = ["--name", "first", "--metadata", "kind=text", "-r", "1"];
     let (old, new) = (
         fleet.hold(&fresh_bytes(1_000)).await?,
@@ -189,8 +194,11 @@ pub async fn options(fleet: &Fleet, ctl: &ReferenceCtl) -> anyhow::Result<()> {
         "Repl. Factor: -1 | Allocations: [everywhere]",
     )?;
     fleet.pinned_on(&held, 2).await?;
+    Ok(())
+}
 
-    // The one block; where Kubo holds it, it holds it so. Then all below, and not back.
+/// The one block; where Kubo holds it, it holds it so. Then all below, and not back. And what can't be.
+pub async fn modes(fleet: &Fleet, ctl: &ReferenceCtl) -> anyhow::Result<()> {
     let direct = fleet.hold(&fresh_bytes(1_000)).await?;
     let key = direct.to_string();
     has(
