@@ -11,7 +11,7 @@ use super::Answer;
 use super::body::NAME_CHARS_MAX;
 use super::query::{CIDS_MAX, LIMIT_DEFAULT};
 use super::routes::{ROUTES, Route};
-use super::schemas::{reference, schemas};
+use super::schemas::{reference, request_id, schemas};
 use crate::service::{Match, PINNING_PAGE_MAX};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(made);
@@ -53,8 +53,7 @@ fn made() -> Value {
 fn operation(route: &Route) -> Value {
     let mut parameters = Vec::new();
     if route.path.ends_with("/{requestid}") {
-        let schema = json!({ "type": "string", "minLength": 1 });
-        parameters.push(json!({ "name": "requestid", "in": "path", "required": true, "schema": schema }));
+        parameters.push(json!({ "name": "requestid", "in": "path", "required": true, "schema": request_id() }));
     }
     if route.filtered {
         parameters.extend(filters());

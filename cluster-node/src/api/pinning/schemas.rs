@@ -3,8 +3,16 @@
 use node_core::PinningStatus;
 use serde_json::{Value, json};
 
+use super::super::rest::schemas::CID;
 use super::body::NAME_CHARS_MAX;
 use crate::service::PINNING_PAGE_MAX;
+
+/// A request ID: a UUID, or of a pin that another API made its CID.
+pub fn request_id() -> Value {
+    let uuid = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
+    let cid = CID.trim_start_matches("^(").trim_end_matches(")$");
+    json!({ "type": "string", "pattern": format!("^({uuid}|({cid})([.][0-9a-f]+)?)$") })
+}
 
 /// All schemas by name.
 pub fn schemas() -> Value {
@@ -20,12 +28,12 @@ pub fn schemas() -> Value {
             ("count", json!({ "type": "integer", "format": "int32", "minimum": 0 })), ("results", results),
         ], &[]),
         "PinStatus": object(&[
-            ("requestid", text()), ("status", reference("Status")),
+            ("requestid", request_id()), ("status", reference("Status")),
             ("created", json!({ "type": "string", "format": "date-time" })), ("pin", reference("Pin")),
             // Empty only while no node has told where it is reached.
             ("delegates", texts(0, 20)),
         ], &[("info", pairs())]),
-        "Pin": object(&[("cid", text())], &[
+        "Pin": object(&[("cid", json!({ "type": "string", "pattern": CID }))], &[
             ("name", json!({ "type": "string", "maxLength": NAME_CHARS_MAX })), ("origins", texts(0, 20)),
             ("meta", reference("PinMeta")),
         ]),

@@ -34,7 +34,7 @@ mod peers;
 mod pin_info;
 mod pins;
 mod routes;
-mod schemas;
+pub(super) mod schemas;
 mod tracker;
 mod types;
 

@@ -246,8 +246,6 @@ fn walk<D: DBAccess>(
     rows.status().map_err(failed)
 }
 
-/// Looks into the options that RocksDB wrote down when it opened the database: a state whose tables are not flushed
-/// together is lost at the first crash, and nothing else would tell.
 /// Whether the rows are laid out as this version has them; an empty state is marked so. The mark lies in RocksDB's own table,
 /// so that it is no part of what peers compare, and goes with every checkpoint.
 fn check_form(rocks: &Rocks, folder: &Path) -> Result<(), StoreError> {
@@ -283,6 +281,8 @@ fn check_form(rocks: &Rocks, folder: &Path) -> Result<(), StoreError> {
     })
 }
 
+/// Looks into the options that RocksDB wrote down when it opened the database: a state whose tables are not flushed
+/// together is lost at the first crash, and nothing else would tell.
 fn check_atomic_flush(folder: &Path) -> Result<(), StoreError> {
     let latest = files::names(folder)?
         .into_iter()
