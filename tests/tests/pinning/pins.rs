@@ -292,3 +292,38 @@ async fn origins_are_used() -> anyhow::Result<()> {
     assert_eq!(missing["count"], 1);
     Ok(())
 }
+
+/// Where every node holds every pin, all of them can be fetched through, and all must hold it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_everywhere_names_all_nodes() -> anyhow::Result<()> {
+    let everywhere = ClusterOptions::fakes(3)
+        .with("replication.min", -1)
+        .with("replication.max", -1);
+    let cluster = Cluster::start(everywhere).await?;
+    let api = Api::of(&cluster, 0);
+    let ids: Vec<String> = (0..3).map(|node| cluster.fake(node).peer_id()).collect();
+    let cid = fresh_cid();
+    cluster.fake(2).fail_pin(&cid, Fault::Hang);
+    let pin = api.pin(body(cid)).await?;
+    let id = text(&pin, "requestid");
+    cluster
+        .wait_until("all nodes are named, and two hold it", LIMIT, async || {
+            let found = api.get(&format!("/pins/{id}")).await?.json(200)?;
+            let delegates: Vec<&str> = found["delegates"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            let named = |id: &String| delegates.iter().any(|address| address.ends_with(&format!("/p2p/{id}")));
+            ensure!(delegates.len() == 3 && ids.iter().all(named), "{found}");
+            ensure!((0..2).all(|node| cluster.fake(node).pin(&cid).is_some()));
+            ensure!(found["status"] == "pinning", "{found}");
+            Ok(())
+        })
+        .await?;
+    assert_eq!(api.list("").await?.0, 0, "one of three lacks it");
+    let held = api.pin(body(fresh_cid())).await?;
+    api.wait_for(&cluster, text(&held, "requestid"), "pinned").await?;
+    Ok(())
+}
