@@ -126,8 +126,8 @@ fn needs_kubo(task: &str, rest: &[OsString]) -> bool {
         }
         // One of its lines drives a real node, unless it is the short form; the embedded node is measured beside one.
         _ => {
-            rest.iter().any(|argument| argument == "embedded" || argument == "rest")
-                || !rest.iter().any(|argument| argument == "--short")
+            let has = |word: &str| rest.iter().any(|argument| argument == word);
+            has("embedded") || has("rest") || !has("--short") && !has("pinning")
         }
     }
 }

@@ -7,7 +7,9 @@ mod content;
 mod convert;
 mod details;
 mod error;
+mod guard;
 mod peer;
+pub mod pinning;
 mod pins;
 pub mod rest;
 

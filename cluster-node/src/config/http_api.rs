@@ -273,6 +273,7 @@ pub(super) const fn options(defaults: &Defaults) -> [OptionSpec; COMMON] {
 }
 
 /// The options of a section that has some of its own behind those that all have.
+#[expect(dead_code, reason = "for sections that have more, of which there is none yet")]
 pub(super) const fn joined<const OWN: usize, const ALL: usize>(
     common: &[OptionSpec; COMMON],
     own: &[OptionSpec; OWN],
@@ -302,6 +303,24 @@ pub(super) const REST_SECTION: SectionSpec = SectionSpec {
     repeated: false,
     doc: "The REST API of IPFS Cluster 1.1.6, for its clients.",
     options: &REST,
+};
+
+const PINNING: [OptionSpec; COMMON] = options(&Defaults {
+    listen: r#"["127.0.0.1:9097"]"#,
+    listen_doc: "Where clients connect. Empty: nowhere, the API is off. While no credentials exist, whoever reaches it \
+                 may pin and unpin. A token is bound to a namespace, and sees the pins of that.",
+    cors_origins: r#"["*"]"#,
+    // A page pins with a token of its user, which it sends itself.
+    cors_methods: r#"["GET", "POST", "DELETE"]"#,
+    cors_headers: r#"["accept", "authorization", "content-type", "idempotency-key", "x-requested-with"]"#,
+});
+
+/// `[pinning]`
+pub(super) const PINNING_SECTION: SectionSpec = SectionSpec {
+    name: "pinning",
+    repeated: false,
+    doc: "The IPFS Pinning Services API 1.0.0, as Kubo's `ipfs pin remote` speaks it.",
+    options: &PINNING,
 };
 
 impl HttpApi {

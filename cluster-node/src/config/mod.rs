@@ -54,6 +54,7 @@ pub static SECTIONS: &[SectionSpec] = &[
     peer::SECTION,
     api::SECTION,
     http_api::REST_SECTION,
+    http_api::PINNING_SECTION,
     telemetry::SECTION,
     raft::SECTION,
     replication::SECTION,
@@ -74,6 +75,8 @@ pub struct Config {
     pub api: Api,
     /// `[rest]`
     pub rest: HttpApi,
+    /// `[pinning]`
+    pub pinning: HttpApi,
     /// `[telemetry]`
     pub telemetry: Telemetry,
     /// `[raft]`
@@ -117,8 +120,8 @@ impl Config {
     }
 
     /// The sections of the HTTP APIs by name.
-    pub fn http_apis(&self) -> [(&'static str, &HttpApi); 1] {
-        [("rest", &self.rest)]
+    pub fn http_apis(&self) -> [(&'static str, &HttpApi); 2] {
+        [("rest", &self.rest), ("pinning", &self.pinning)]
     }
 
     /// Settings that are allowed and yet worth a line in the log.

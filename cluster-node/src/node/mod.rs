@@ -39,6 +39,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::pinning::Pinning;
 use crate::api::rest::Rest;
 use crate::config::{Auth, Config, DataDir, NodeKind};
 use crate::service::{
@@ -88,6 +89,8 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let grpc_listener = bind(config.api.grpc_listen, "api.grpc_listen").await?;
     let rest_listeners = HttpListeners::bind("rest", &config.rest).await?;
     let rest_address = rest_listeners.address();
+    let pinning_listeners = HttpListeners::bind("pinning", &config.pinning).await?;
+    let pinning_address = pinning_listeners.address();
     let (peer_address, grpc_address) = (peer_listener.local_addr()?, grpc_listener.local_addr()?);
     let introduce = introduction(own, &config, peer_address, grpc_address);
 
@@ -221,6 +224,9 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let rest = Rest::new(pins.clone(), Some(gate.clone())).router();
     let rest = rest_listeners.serve(&config.rest, ErrorForm::Rest, &rest, &with)?;
     running.http_apis.push(rest);
+    let pinning = Pinning::new(pins.clone(), Some(gate.clone())).router();
+    let pinning = pinning_listeners.serve(&config.pinning, ErrorForm::Pinning, &pinning, &with)?;
+    running.http_apis.push(pinning);
     let clients = serve_clients(
         grpc_listener,
         &dir.admin_socket(),
@@ -239,6 +245,7 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
             peer: peer_address,
             grpc: grpc_address,
             rest: rest_address,
+            pinning: pinning_address,
             http: running.http.address(),
         };
         write_run_file(&dir, &config, own, &addresses)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
-use cluster_tests::bench::{GROUPS, Options, REFERENCE, Report, embedded, rest, run};
+use cluster_tests::bench::{GROUPS, Options, REFERENCE, Report, embedded, pinning, rest, run};
 use cluster_tests::cluster::option_of_peers;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,6 +19,8 @@ enum What {
     Cluster,
     /// The node inside a peer, beside Kubo 0.43.0
     Embedded,
+    /// Pages of the Pinning Services API, of a cluster of three peers whose nodes are held back
+    Pinning,
     /// The REST API of IPFS Cluster, by the same program on both sides
     Rest,
 }
@@ -28,6 +30,7 @@ impl What {
         match self {
             Self::Cluster => &GROUPS,
             Self::Embedded => &embedded::GROUPS,
+            Self::Pinning => &pinning::GROUPS,
             Self::Rest => &rest::GROUPS,
         }
     }
@@ -93,16 +96,17 @@ struct Arguments {
     /// Let Kubo write blocks as it does by itself, without syncing them: not the same promise
     #[arg(long)]
     kubo_unsynced: bool,
-    /// Where the figures go as JSON [default: bench.json, bench-embedded.json, bench-rest.json]
+    /// Where the figures go as JSON [default: bench.json, bench-embedded.json, bench-pinning.json, bench-rest.json]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 fn groups() -> String {
     format!(
-        "Groups:\n{}\n\nGroups of `bench embedded`:\n{}\n\nGroups of `bench rest`:\n{}",
+        "Groups:\n{}\n\nGroups of `bench embedded`:\n{}\n\nGroups of `bench pinning`:\n{}\n\nGroups of `bench rest`:\n{}",
         lines(What::Cluster),
         lines(What::Embedded),
+        lines(What::Pinning),
         lines(What::Rest)
     )
 }
@@ -145,11 +149,13 @@ async fn main() -> anyhow::Result<ExitCode> {
     let mut report = match arguments.what {
         What::Cluster | What::Rest => Report::new(&options, REFERENCE),
         What::Embedded => Report::new(&options, embedded::REFERENCE),
+        What::Pinning => Report::new(&options, pinning::REFERENCE),
     };
     let measure = async {
         match arguments.what {
             What::Cluster => run(&options, &mut report).await,
             What::Embedded => embedded::run(&options, &mut report).await,
+            What::Pinning => pinning::run(&options, &mut report).await,
             What::Rest => rest::run(&options, &mut report).await,
         }
     };
@@ -168,6 +174,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let json = arguments.json.unwrap_or_else(|| match arguments.what {
         What::Cluster => "bench.json".into(),
         What::Embedded => "bench-embedded.json".into(),
+        What::Pinning => "bench-pinning.json".into(),
         What::Rest => "bench-rest.json".into(),
     });
     fs::write(&json, text + "\n").with_context(|| format!("cannot write {}", json.display()))?;

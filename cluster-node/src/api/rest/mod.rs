@@ -22,13 +22,13 @@
 
 mod add;
 mod add_options;
-mod failure;
+pub(super) mod failure;
 mod gc;
 mod health;
 mod lists;
 mod narrowed;
 mod openapi;
-mod options;
+pub(super) mod options;
 mod paths;
 mod peers;
 mod pin_info;
