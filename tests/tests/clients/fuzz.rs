@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use cluster_tests::node::NodeKind;
 use cluster_tests::raw_http::request;
 use cluster_tests::schemathesis::{Document, Schemathesis};
@@ -18,12 +18,25 @@ async fn nothing_is_answered_that_the_document_does_not_say() -> anyhow::Result<
         request(&fleet.rest(0), "POST", &target).await?.json(200)?;
     }
     let url = format!("http://{}", fleet.rest(0));
+    let more = [
+        "unsupported_method",
+        "allow_header_conformance",
+        "missing_required_header",
+        "use_after_free",
+        "ensure_resource_availability",
+    ];
     let run = Schemathesis {
         time: Duration::from_secs(60),
+        more_checks: more.map(str::to_owned).to_vec(),
         ..Schemathesis::new(Document::Url(format!("{url}/openapi.json")), url)
     };
     let told = run.run().await?;
     ensure!(told.contains("No issues found"), "{told}");
+    // All of it was asked for.
+    let document = fleet.get("/openapi.json").await?.json(200)?;
+    let paths = document["paths"].as_object().context("paths")?;
+    let operations: usize = paths.values().filter_map(|path| Some(path.as_object()?.len())).sum();
+    ensure!(told.contains(&format!("Tested: {operations}\n")), "{told}");
     // The peer has come through it, and remembers.
     ensure!(fleet.cluster.peer(0).runs());
     ensure!(fleet.get("/id").await?.json(200)?["id"] == fleet.cluster.peer(0).id());

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::Api;
 
 /// How long somebody else may wait for an answer meanwhile, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// What all of it together may cost a peer.
 const MEMORY: u64 = 64 << 20;
 /// Between two questions of somebody else.
@@ -165,7 +165,7 @@ async fn a_client_that_reads_nothing_is_given_up() -> anyhow::Result<()> {
         options: Some(options.clone()),
         ..v1::BulkPinItem::default()
     };
-    cluster.client(0).bulk((0..1_000).map(pin).collect(), 100).await?;
+    cluster.client(0).bulk((0..500).map(pin).collect(), 100).await?;
     let address = Api::of(&cluster, 0).0;
     let bystander = Bystander::watch(&cluster)?;
     for target in ["/allocations", "/pins"] {
@@ -191,7 +191,7 @@ async fn a_client_that_reads_nothing_is_given_up() -> anyhow::Result<()> {
         }
     }
     ensure!(
-        request(&address, "GET", "/allocations").await?.lines()?.len() == 1_000,
+        request(&address, "GET", "/allocations").await?.lines()?.len() == 500,
         "who reads gets all"
     );
     bystander.end().await
