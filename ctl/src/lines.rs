@@ -124,7 +124,7 @@ impl RawSource {
     }
 
     /// The next line with something in it; none at the end.
-    pub fn next(&mut self) -> Result<Option<RawText>, Failure> {
+    pub fn next_line(&mut self) -> Result<Option<RawText>, Failure> {
         loop {
             let raw = self.cutter.next();
             let raw = raw.map_err(|error| Failure::local(format!("can't read {}: {error}", self.name)))?;

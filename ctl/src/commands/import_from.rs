@@ -200,7 +200,7 @@ async fn compare(
     let mut raw = RawSource::open(source)?;
     let mut together: Vec<v1::BulkPinItem> = Vec::with_capacity(COMPARED_TOGETHER);
     let mut said = Instant::now();
-    while let Some(line) = raw.next()? {
+    while let Some(line) = raw.next_line()? {
         match rules.take(&line.text, defaults, now) {
             Ok(Taken::Pin(item)) => together.push(*item),
             Ok(Taken::Expired | Taken::Part) => comparison.counts.passed_over += 1,
