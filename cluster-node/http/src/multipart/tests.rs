@@ -55,6 +55,8 @@ fn part(path: &str, kind: PartKind) -> Part {
         path: path.to_owned(),
         kind,
         abspath: None,
+        mode: None,
+        mtime: None,
     }
 }
 

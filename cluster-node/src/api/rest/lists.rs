@@ -16,7 +16,7 @@ use http::{HeaderName, HeaderValue, header};
 use node_core::{Cid, Status};
 use serde::Serialize;
 
-use super::failure::failure;
+use crate::api::failure::failure;
 use super::narrowed::Narrowed;
 use super::options::{given, read_cid};
 use super::pin_info::GlobalPinInfo;

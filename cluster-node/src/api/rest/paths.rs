@@ -8,7 +8,7 @@ use cluster_http::Failure;
 use node_core::{Cid, ErrorClass};
 
 use super::Rest;
-use super::failure::failure;
+use crate::api::failure::failure;
 use crate::service::ClusterSource;
 
 /// How long a path may take. Each directory on the way is a question to the nodes.

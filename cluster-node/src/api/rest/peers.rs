@@ -8,7 +8,7 @@ use http::StatusCode;
 use node_core::NodeState;
 use serde::Deserialize;
 
-use super::failure::failure;
+use crate::api::failure::failure;
 use super::options::read_peer;
 use super::types::{Id, IpfsId, RPC_PROTOCOL, Token, VERSION, Version};
 use super::{Answer, Call, Rest, Segment, nothing};

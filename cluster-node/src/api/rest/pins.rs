@@ -7,7 +7,7 @@ use cluster_http::{Failure, json};
 use http::StatusCode;
 use node_core::{Cid, PinKey, PinMode, pinset};
 
-use super::failure::{failure, not_pinned, pin_failure};
+use crate::api::failure::{failure, not_pinned, pin_failure};
 use super::options::{self, Asked, read_cid};
 use super::pin_info::GlobalPinInfo;
 use super::tracker::Filter;
