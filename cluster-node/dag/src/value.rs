@@ -61,7 +61,10 @@ pub fn decode(codec: u64, bytes: &Bytes) -> Result<Value, ValueError> {
             let json: Json = serde_json::from_slice(bytes).map_err(|error| failed("dag-json", error))?;
             from_json(json)
         }
-        code => Err(failed("codec", format!("0x{code:x} is none of raw, dag-pb, dag-cbor and dag-json"))),
+        code => Err(failed(
+            "codec",
+            format!("0x{code:x} is none of raw, dag-pb, dag-cbor and dag-json"),
+        )),
     }
 }
 
@@ -81,7 +84,10 @@ pub fn encode(codec: u64, value: &Value) -> Result<Vec<u8>, ValueError> {
             let json = to_json(value, 0)?;
             serde_json::to_vec(&json).map_err(|error| failed("dag-json", error))
         }
-        code => Err(failed("codec", format!("0x{code:x} is none of raw, dag-pb, dag-cbor and dag-json"))),
+        code => Err(failed(
+            "codec",
+            format!("0x{code:x} is none of raw, dag-pb, dag-cbor and dag-json"),
+        )),
     }
 }
 
@@ -158,7 +164,9 @@ fn write_pb(value: &Value) -> Result<Vec<u8>, ValueError> {
             let mut read = Vec::with_capacity(links.len());
             for link in links {
                 let Value::Map(link) = link else { return Err(refused()) };
-                let Some(Value::Link(cid)) = link.get("Hash") else { return Err(refused()) };
+                let Some(Value::Link(cid)) = link.get("Hash") else {
+                    return Err(refused());
+                };
                 let name = match link.get("Name") {
                     None | Some(Value::Null) => "",
                     Some(Value::String(name)) => name,
@@ -194,7 +202,10 @@ fn from_json(json: Json) -> Result<Value, ValueError> {
         Json::Bool(flag) => Value::Bool(flag),
         Json::String(text) => Value::String(text),
         Json::Number(number) => {
-            let whole = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
+            let whole = number
+                .as_i64()
+                .map(i128::from)
+                .or_else(|| number.as_u64().map(i128::from));
             match (whole, number.as_f64()) {
                 (Some(whole), _) => Value::Integer(whole),
                 (None, Some(float)) => Value::Float(float),
@@ -254,9 +265,14 @@ fn to_json(value: &Value, depth: usize) -> Result<Json, ValueError> {
         }
         Value::Map(map) => {
             if map.contains_key("/") && map.len() == 1 {
-                return Err(failed("dag-json", "a map of nothing but \"/\" can't be told from a link"));
+                return Err(failed(
+                    "dag-json",
+                    "a map of nothing but \"/\" can't be told from a link",
+                ));
             }
-            let entries = map.iter().map(|(key, value)| Ok((key.clone(), to_json(value, depth + 1)?)));
+            let entries = map
+                .iter()
+                .map(|(key, value)| Ok((key.clone(), to_json(value, depth + 1)?)));
             Json::Object(entries.collect::<Result<_, _>>()?)
         }
     })

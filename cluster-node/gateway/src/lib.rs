@@ -30,7 +30,7 @@ use std::time::Duration;
 pub use blocks::Blocks;
 use cluster_http::Limits;
 pub use gateway::GatewayOptions;
-pub use rpc::{RpcCredential, RpcNode, RpcOptions};
+pub use rpc::{Inside, Peer, RpcCredential, RpcNode, RpcOptions, Traffic};
 
 /// What a client may take of a listener of either router.
 pub fn limits() -> Limits {

@@ -42,6 +42,7 @@ impl Rig {
             node: node.clone(),
             source: store.clone(),
             sink: store.clone(),
+            inside: None,
         };
         let served = Served::new(rpc::router(parts, options), limits()).await;
         let address = served.url("").parse().expect("an address");

@@ -126,7 +126,10 @@ impl KuboClient {
                 return Err(PassError::Down(words));
             }
             None => {
-                let words = format!("the IPFS node at {} did not answer within {head_limit:?}", self.address());
+                let words = format!(
+                    "the IPFS node at {} did not answer within {head_limit:?}",
+                    self.address()
+                );
                 return Err(PassError::Late(words));
             }
         };

@@ -4,6 +4,7 @@ mod admission;
 mod channels;
 mod content_http;
 mod embedded;
+mod inside;
 mod introduce;
 mod join;
 mod limits;

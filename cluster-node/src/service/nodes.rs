@@ -20,6 +20,11 @@ use super::{Error, Operated};
 /// The kind of the node inside a peer.
 pub(super) const EMBEDDED: &str = "embedded";
 
+/// Whether it is the node inside a peer.
+pub fn is_embedded(node: &StorageNode) -> bool {
+    node.kind == EMBEDDED
+}
+
 /// What a peer says of a node that was inside it once.
 pub(super) const NOT_CONFIGURED: &str = "the configuration of the peer has no [[node]] section of the kind \"embedded\" any more; put it back and restart the \
      peer, or take the node out with `cluster-ctl node rm`";

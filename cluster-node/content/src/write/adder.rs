@@ -74,7 +74,7 @@ impl Adder {
     pub fn new(options: AddOptions, sink: Arc<dyn Sink>) -> Result<Self, ContentError> {
         options.unixfs.check()?;
         let wrapper = match options.wrap {
-            true => Some(DirectoryBuilder::new(options.unixfs.clone(), Metadata::default())?),
+            true => Some(DirectoryBuilder::new(options.unixfs.clone(), options.wrap_metadata)?),
             false => None,
         };
         let chunk = match options.unixfs.chunker {

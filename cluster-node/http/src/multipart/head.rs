@@ -78,7 +78,9 @@ fn part(headers: &[Header<'_>]) -> Result<Part, Failure> {
         _ => PartKind::File,
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let named = disposition.as_ref().and_then(|(_, params)| params::find(params, "name"));
+    let named = disposition
+        .as_ref()
+        .and_then(|(_, params)| params::find(params, "name"));
     let (mode, mtime) = stat(named.as_deref().unwrap_or_default());
     let encoded = of("abspath-encoded").map(|value| text(&unescape(value)));
     Ok(Part {

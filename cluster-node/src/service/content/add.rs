@@ -139,7 +139,11 @@ impl Pins {
         observe: impl FnMut(AddedEntry) + Send + 'static,
     ) -> Result<Adding, Error> {
         let Format::UnixFs(options) = &wish.format else {
-            return Err(Error::invalid("format", "car", "unixfs: a CAR file names its CIDs itself"));
+            return Err(Error::invalid(
+                "format",
+                "car",
+                "unixfs: a CAR file names its CIDs itself",
+            ));
         };
         let adder = Adder::new(options.clone(), Arc::new(NullSink));
         let adder = adder.map_err(told)?.observe(observe);

@@ -1,0 +1,183 @@
+//! Web pages: a page can make a browser send a `POST` to an address on loopback, where nobody is asked for credentials. Kubo
+//! 0.43 refuses those by three headers that a page can't choose: `Origin`, `Referer` and `User-Agent`. The same here, for the
+//! cluster's calls; what is passed on is also judged by the node.
+
+use axum::response::{IntoResponse as _, Response};
+use cluster_http::{AsIs, Failure};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::{Arc, Proxy};
+
+/// What a page may read of an answer beside its body, as in Kubo.
+const READABLE: HeaderValue =
+    HeaderValue::from_static("X-Stream-Output, X-Chunked-Output, X-Content-Length, X-Stream-Error");
+
+/// Where a request comes from, by what its headers say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Page {
+    /// From no page.
+    None,
+    /// From a page of this origin, which the configuration allows.
+    Own(HeaderValue),
+    /// From a page of this origin, of which the node may know.
+    Foreign(HeaderValue),
+    /// From a browser that does not say from which page, or from a page of no origin.
+    Refused,
+}
+
+impl Page {
+    /// What these headers say.
+    pub fn of(headers: &HeaderMap, allowed: &[String]) -> Self {
+        let text = |name| headers.get(name).filter(|value| !value.is_empty());
+        let origin = text(header::ORIGIN);
+        let referer = text(header::REFERER);
+        if origin.is_none() && referer.is_none() {
+            let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+            let agent = agent.unwrap_or_default();
+            // Requests of Electron's pages have neither, and are no web pages.
+            return match agent.starts_with("Mozilla") && !agent.contains("Electron") {
+                true => Self::Refused,
+                false => Self::None,
+            };
+        }
+        // Both have to be allowed where both are given.
+        let mut judged = Self::None;
+        for origin in [
+            origin.cloned(),
+            referer.map(|referer| of_referer(referer).unwrap_or(HeaderValue::from_static("null"))),
+        ] {
+            let Some(origin) = origin else { continue };
+            let is_own = allowed
+                .iter()
+                .any(|allowed| allowed == "*" || allowed.as_bytes() == origin.as_bytes());
+            judged = match (judged, is_own) {
+                (Self::None, true) => Self::Own(origin),
+                (Self::None, false) => Self::Foreign(origin),
+                (Self::Own(_), false) => Self::Foreign(origin),
+                (judged, _) => judged,
+            };
+        }
+        judged
+    }
+
+    /// The origin that the configuration allows.
+    pub fn own(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Own(origin) => Some(origin),
+            _ => None,
+        }
+    }
+
+    /// The origin, allowed or not.
+    pub fn origin(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Own(origin) | Self::Foreign(origin) => Some(origin),
+            Self::None | Self::Refused => None,
+        }
+    }
+}
+
+/// The origin of a page's address.
+fn of_referer(referer: &HeaderValue) -> Option<HeaderValue> {
+    let text = referer.to_str().ok()?;
+    let (scheme, rest) = text.split_once("://")?;
+    let host = rest.split(['/', '?', '#']).next()?;
+    let host = host.rsplit('@').next()?;
+    HeaderValue::try_from(format!("{scheme}://{host}")).ok()
+}
+
+/// In Kubo's words.
+pub fn refused() -> Failure {
+    Failure::forbidden(
+        "403 - Forbidden: the request comes from a web page of an origin that may not ask; add it to proxy.cors_origins",
+    )
+}
+
+/// Lets a page of this origin read an answer.
+pub fn let_read(origin: &HeaderValue, headers: &mut HeaderMap) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, READABLE);
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+}
+
+/// Answers a browser's question for a page of an origin that is allowed.
+pub fn preflight(origin: &HeaderValue, asked: &HeaderMap) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    let_read(origin, headers);
+    let methods = HeaderValue::from_static("OPTIONS, POST");
+    headers.insert(header::ALLOW, methods.clone());
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    if let Some(wanted) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+    }
+    response.extensions_mut().insert(AsIs);
+    response
+}
+
+impl Proxy {
+    /// Whether a call of the cluster may come from there: the configuration allows it, or the node does.
+    pub(super) async fn allows(self: &Arc<Self>, page: &Page, path: &str) -> bool {
+        match page {
+            Page::None | Page::Own(_) => true,
+            Page::Refused => false,
+            Page::Foreign(origin) => {
+                let said = self.cors_of_node(origin, path).await;
+                let allowed = said.get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+                allowed.is_some_and(|allowed| allowed == "*" || allowed == origin)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(pairs: &[(&'static str, &str)]) -> Page {
+        let headers = pairs.iter().map(|(name, value)| {
+            let value = HeaderValue::from_str(value).expect("a header");
+            (http::HeaderName::from_static(name), value)
+        });
+        Page::of(&headers.collect(), &["http://own.example".to_owned()])
+    }
+
+    fn origin(text: &'static str) -> HeaderValue {
+        HeaderValue::from_static(text)
+    }
+
+    #[test]
+    fn pages_are_told_from_programs() {
+        assert_eq!(page(&[]), Page::None);
+        assert_eq!(page(&[("user-agent", "curl/8")]), Page::None);
+        assert_eq!(page(&[("user-agent", "Mozilla/5.0")]), Page::Refused);
+        assert_eq!(page(&[("user-agent", "Mozilla/5.0 Electron/30")]), Page::None);
+        // A browser that says where it comes from is judged by that.
+        let own = [("user-agent", "Mozilla/5.0"), ("origin", "http://own.example")];
+        assert_eq!(page(&own), Page::Own(origin("http://own.example")));
+        assert_eq!(page(&[("origin", "null")]), Page::Foreign(origin("null")));
+        assert_eq!(
+            page(&[("referer", "http://own.example/a?b")]),
+            Page::Own(origin("http://own.example"))
+        );
+    }
+
+    #[test]
+    fn both_headers_have_to_be_allowed() {
+        let evil = origin("http://evil.example");
+        for pairs in [
+            [("origin", "http://own.example"), ("referer", "http://evil.example/")],
+            [("origin", "http://evil.example"), ("referer", "http://own.example/")],
+        ] {
+            assert_eq!(page(&pairs), Page::Foreign(evil.clone()));
+        }
+        for tricky in [
+            "http://own.example@evil.example/",
+            "http://own.example.evil.example/",
+            "own.example",
+            "//",
+        ] {
+            assert!(matches!(page(&[("referer", tricky)]), Page::Foreign(_)), "{tricky}");
+        }
+    }
+}
