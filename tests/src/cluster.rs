@@ -230,10 +230,12 @@ impl Cluster {
                 section.insert(key.into(), Value::String(free_address()?.to_string()));
             }
         }
-        let rest = section(&mut config, "rest")?;
-        if fresh || !rest.contains_key("listen") {
-            let address = Value::String(free_address()?.to_string());
-            rest.insert("listen".into(), Value::Array(vec![address]));
+        for name in ["rest", "proxy"] {
+            let section = section(&mut config, name)?;
+            if fresh || !section.contains_key("listen") {
+                let address = Value::String(free_address()?.to_string());
+                section.insert("listen".into(), Value::Array(vec![address]));
+            }
         }
         section(&mut config, "peer")?.insert("name".into(), Value::String(peer.name().to_owned()));
         if let Some(listen) = embedded.and_then(embedded_listen) {

@@ -10,6 +10,7 @@ pub mod ctl;
 pub mod fake_kubo;
 pub mod helia;
 pub mod kubo;
+pub mod kubo_clients;
 pub mod node;
 pub mod peer;
 pub mod ports;

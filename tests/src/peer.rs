@@ -37,6 +37,9 @@ pub struct RunInfo {
     /// `host:port` of the REST API; none when it is off.
     #[serde(default)]
     pub rest: Option<String>,
+    /// `host:port` of the IPFS proxy; none when it is off.
+    #[serde(default)]
+    pub proxy: Option<String>,
     /// `host:port` for other peers.
     pub peer: String,
     /// `host:port` of metrics and health.

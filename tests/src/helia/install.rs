@@ -65,8 +65,8 @@ fn install() -> anyhow::Result<Tools> {
     })
 }
 
-/// `PINFLEET_NODE_BIN` if that is set, else `node` in PATH when it is new enough, else one from an npm package.
-fn node() -> anyhow::Result<PathBuf> {
+/// The `node` program: `PINFLEET_NODE_BIN` if that is set, else `node` in PATH when it is new enough, else one from an npm package.
+pub(crate) fn node() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("PINFLEET_NODE_BIN") {
         ensure!(
             is_new_enough(&path),
@@ -113,7 +113,7 @@ fn digest(folder: &Path, files: &[&str]) -> anyhow::Result<String> {
 }
 
 /// The folder with the `node_modules` of one folder of `tests/tools`.
-fn packages(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn packages(name: &str) -> anyhow::Result<PathBuf> {
     let source = repository().join("tests/tools").join(name);
     let all = cache()?.join("npm");
     let folder = all.join(format!("{name}-{}", digest(&source, &PACKAGE_FILES)?));

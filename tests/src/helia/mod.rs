@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 
 pub use content::{Added, GraphCodec, Hash, Make, Profile, UnixfsOptions, file_name, seeded_files};
 pub use install::{Tools, tools};
+pub(crate) use install::{node, packages};
 
 use process::Process;
 

@@ -3,14 +3,10 @@
 //! cluster's calls; what is passed on is also judged by the node.
 
 use axum::response::{IntoResponse as _, Response};
-use cluster_http::{AsIs, Failure};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use cluster_http::{AsIs, Cors, Failure};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{Arc, Proxy};
-
-/// What a page may read of an answer beside its body, as in Kubo.
-const READABLE: HeaderValue =
-    HeaderValue::from_static("X-Stream-Output, X-Chunked-Output, X-Content-Length, X-Stream-Error");
 
 /// Where a request comes from, by what its headers say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +23,7 @@ pub enum Page {
 
 impl Page {
     /// What these headers say.
-    pub fn of(headers: &HeaderMap, allowed: &[String]) -> Self {
+    pub fn of(headers: &HeaderMap, cors: &Cors) -> Self {
         let text = |name| headers.get(name).filter(|value| !value.is_empty());
         let origin = text(header::ORIGIN);
         let referer = text(header::REFERER);
@@ -47,9 +43,7 @@ impl Page {
             referer.map(|referer| of_referer(referer).unwrap_or(HeaderValue::from_static("null"))),
         ] {
             let Some(origin) = origin else { continue };
-            let is_own = allowed
-                .iter()
-                .any(|allowed| allowed == "*" || allowed.as_bytes() == origin.as_bytes());
+            let is_own = cors.allows_origin(&origin);
             judged = match (judged, is_own) {
                 (Self::None, true) => Self::Own(origin),
                 (Self::None, false) => Self::Foreign(origin),
@@ -93,26 +87,19 @@ pub fn refused() -> Failure {
     )
 }
 
-/// Lets a page of this origin read an answer.
-pub fn let_read(origin: &HeaderValue, headers: &mut HeaderMap) {
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, READABLE);
-    headers.append(header::VARY, HeaderValue::from_static("Origin"));
-}
-
 /// Answers a browser's question for a page of an origin that is allowed.
-pub fn preflight(origin: &HeaderValue, asked: &HeaderMap) -> Response {
+pub fn preflight(cors: &Cors, asked: &HeaderMap) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
-    let headers = response.headers_mut();
-    let_read(origin, headers);
+    *response.headers_mut() = cors.preflight(asked);
     let methods = HeaderValue::from_static("OPTIONS, POST");
-    headers.insert(header::ALLOW, methods.clone());
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-    if let Some(wanted) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
-    }
+    response.headers_mut().insert(header::ALLOW, methods);
     response.extensions_mut().insert(AsIs);
     response
+}
+
+/// Lets a page of an origin that is allowed read an answer.
+pub fn let_read(cors: &Cors, origin: &HeaderValue, headers: &mut HeaderMap) {
+    cors.add(&Method::POST, Some(origin), headers);
 }
 
 impl Proxy {
@@ -139,7 +126,11 @@ mod tests {
             let value = HeaderValue::from_str(value).expect("a header");
             (http::HeaderName::from_static(name), value)
         });
-        Page::of(&headers.collect(), &["http://own.example".to_owned()])
+        let cors = Cors {
+            origins: vec!["http://own.example".to_owned()],
+            ..Cors::default()
+        };
+        Page::of(&headers.collect(), &cors)
     }
 
     fn origin(text: &'static str) -> HeaderValue {

@@ -50,7 +50,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse as _, Response};
-use cluster_http::{AsIs, Failure, Principal, Query};
+use cluster_http::{AsIs, Cors, Failure, Principal, Query};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use node_core::{Namespace, Timestamp};
@@ -80,9 +80,9 @@ pub struct ProxyOptions {
     /// Whether `pin/add` answers when the content is held, and not when the pin is recorded.
     pub wait: bool,
     /// How long a passed-on call may keep silent before its answer begins.
-    pub head_limit: Duration,
-    /// Origins whose pages may ask, beside those that the node itself lets ask; `*` for all.
-    pub origins: Vec<String>,
+    pub answer_limit: Duration,
+    /// What pages may do, beside what the node itself lets pages do.
+    pub cors: Cors,
     /// The node's call whose answer has the headers to be mirrored.
     pub mirror_path: String,
     /// Which of them, beside what pages may read.
@@ -152,7 +152,7 @@ async fn handle(
     request: Request,
 ) -> Response {
     let (mut parts, body) = request.into_parts();
-    let page = Page::of(&parts.headers, &proxy.options.origins);
+    let page = Page::of(&parts.headers, &proxy.options.cors);
     match parts.method {
         Method::POST => {}
         Method::OPTIONS => return proxy.options(parts, body, remote, &page).await,
@@ -214,15 +214,15 @@ impl Proxy {
         let passed = self.pass(parts, body, Some(remote), page).await;
         let mut response = passed.unwrap_or_else(|failure| answer::as_kubo(failure).into_response());
         if let Some(origin) = own {
-            guard::let_read(&origin, response.headers_mut());
+            guard::let_read(&self.options.cors, &origin, response.headers_mut());
         }
         response
     }
 
     /// What a browser asks before it sends a call for a page, and what anybody may ask.
     async fn options(self: &Arc<Self>, parts: Parts, body: Body, remote: SocketAddr, page: &Page) -> Response {
-        if let Some(origin) = page.own() {
-            return guard::preflight(origin, &parts.headers);
+        if page.own().is_some() {
+            return guard::preflight(&self.options.cors, &parts.headers);
         }
         // An embedded node lets no other pages ask.
         if let Ok(true) = self.is_attached().await

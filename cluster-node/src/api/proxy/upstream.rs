@@ -125,7 +125,7 @@ impl Proxy {
                 }
                 let is_empty = body.size_hint().exact() == Some(0);
                 let body = (!is_empty).then(|| body.into_data_stream());
-                let passed = client.pass(parts, body, self.options.head_limit).await;
+                let passed = client.pass(parts, body, self.options.answer_limit).await;
                 passed.map_err(not_passed)?.map(Body::new)
             }
             Upstream::Embedded(_, router) => {
@@ -147,7 +147,7 @@ fn not_passed(error: PassError) -> Failure {
         PassError::Down(words) => gateway(words),
         PassError::Late(words) => Failure::new(
             StatusCode::GATEWAY_TIMEOUT,
-            format!("{words}; proxy.head_timeout sets how long it may take"),
+            format!("{words}; proxy.answer_timeout sets how long it may take"),
         ),
         PassError::Invalid(words) => Failure::bad(words),
     }
