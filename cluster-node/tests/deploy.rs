@@ -57,6 +57,8 @@ fn series() -> BTreeSet<String> {
     metrics.set_rocksdb("log", RocksDbSizes::default());
     metrics.set_embedded("node", &EmbeddedNumbers::default());
     metrics.access_refused("missing");
+    metrics.http_answered("rest", 200, Duration::from_millis(1));
+    metrics.set_pins(1);
     let text = metrics.encode().expect("encoded");
     let names = text.lines().filter(|line| !line.starts_with('#'));
     names

@@ -1,8 +1,8 @@
 //! The command line of Pinfleet.
 //!
 //! `cli` knows every word that can be typed, `commands` what is done, `client` the way to the cluster, `output` how
-//! answers look, `exit` how commands end, `secret` how tokens and passwords come in. `lines` and `bulk` carry lists of any length in bounded memory, `content` carries
-//! files.
+//! answers look, `exit` how commands end, `secret` how tokens and passwords come in. `lines` and `bulk` carry lists of any
+//! length in bounded memory, `former` knows the pinsets of IPFS Cluster, `content` carries files.
 
 pub mod bulk;
 pub mod cli;
@@ -10,6 +10,7 @@ pub mod client;
 pub mod commands;
 pub mod content;
 pub mod exit;
+pub mod former;
 pub mod lines;
 pub mod output;
 pub mod secret;

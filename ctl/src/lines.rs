@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::ImportFormat;
 use crate::exit::Failure;
+use crate::former::{Rules, Taken};
 use crate::spec::{Expiry, Spec, parse_duration, parse_time};
 
 /// The longest line that is read. Metadata may take 32 KiB of it, written in JSON twice that.
@@ -66,6 +67,19 @@ impl Source {
         }
     }
 
+    /// How many bytes it has, where that is known.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Self::Stdin => None,
+            // Of a named pipe it would be 0.
+            Self::File(path) => path
+                .metadata()
+                .ok()
+                .filter(|data| data.is_file())
+                .map(|data| data.len()),
+        }
+    }
+
     fn open(&self) -> Result<Box<dyn Read + Send>, Failure> {
         match self {
             Self::Stdin => Ok(Box::new(std::io::stdin())),
@@ -80,6 +94,54 @@ fn open(path: &Path) -> Result<File, Failure> {
         return Err(Failure::usage(format!("can't read {}: it is a folder", path.display())));
     }
     Ok(file)
+}
+
+/// Lines one after the other as they stand, without those that say nothing.
+pub struct RawSource {
+    cutter: Cutter<Box<dyn Read + Send>>,
+    name: String,
+}
+
+/// A line as it stands.
+pub struct RawText {
+    /// Cut when it is too long, with marks where it is no UTF-8: such lines are refused by whoever reads them.
+    pub text: String,
+    /// Offset behind its end.
+    pub end: u64,
+}
+
+impl RawSource {
+    /// From the top.
+    pub fn open(source: &Source) -> Result<Self, Failure> {
+        Ok(Self {
+            cutter: Cutter {
+                reader: BufReader::with_capacity(256 << 10, source.open()?),
+                offset: 0,
+                number: 0,
+            },
+            name: source.name(),
+        })
+    }
+
+    /// The next line with something in it; none at the end.
+    pub fn next(&mut self) -> Result<Option<RawText>, Failure> {
+        loop {
+            let raw = self.cutter.next();
+            let raw = raw.map_err(|error| Failure::local(format!("can't read {}: {error}", self.name)))?;
+            let Some(raw) = raw else { return Ok(None) };
+            let text = String::from_utf8_lossy(&raw.bytes);
+            let content = text.trim_start_matches('\u{feff}').trim();
+            if !says_nothing(content) {
+                let text = content.to_owned();
+                return Ok(Some(RawText { text, end: raw.end }));
+            }
+        }
+    }
+}
+
+/// Whether a line is empty or a comment.
+fn says_nothing(content: &str) -> bool {
+    content.is_empty() || content.starts_with('#')
 }
 
 /// Cuts a stream of bytes into lines that say where they are.
@@ -150,9 +212,15 @@ impl<R: Read> Cutter<R> {
 /// What is done with each line.
 #[derive(Debug, Clone)]
 pub struct Parser {
-    format: ImportFormat,
+    form: Form,
     defaults: Spec,
     now: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+enum Form {
+    Own(ImportFormat),
+    Former(Rules),
 }
 
 impl Parser {
@@ -160,7 +228,20 @@ impl Parser {
     pub fn new(format: ImportFormat, mut defaults: Spec, now: Timestamp) -> Self {
         // An item may be sent twice, and must not expire later for that.
         defaults.fix_expiry(now);
-        Self { format, defaults, now }
+        Self {
+            form: Form::Own(format),
+            defaults,
+            now,
+        }
+    }
+
+    /// Lines are pins of IPFS Cluster.
+    pub fn of_former(rules: Rules, defaults: Spec, now: Timestamp) -> Self {
+        Self {
+            form: Form::Former(rules),
+            defaults,
+            now,
+        }
     }
 
     /// What a line asks for; nothing when it is empty or a comment.
@@ -201,15 +282,19 @@ impl Parser {
             }
         };
         let content = text.trim_start_matches('\u{feff}').trim();
-        if content.is_empty() || content.starts_with('#') {
+        if says_nothing(content) {
             return None;
         }
-        let json = match self.format {
-            ImportFormat::Auto => content.starts_with('{'),
-            ImportFormat::Json => true,
-            ImportFormat::Lines => false,
+        let parsed = match &self.form {
+            Form::Own(ImportFormat::Auto) if content.starts_with('{') => self.json(content),
+            Form::Own(ImportFormat::Json) => self.json(content),
+            Form::Own(ImportFormat::Auto | ImportFormat::Lines) => self.plain(content),
+            Form::Former(rules) => match rules.take(content, &self.defaults, self.now) {
+                Ok(Taken::Pin(item)) => Ok(*item),
+                Ok(Taken::Expired | Taken::Part) => return None,
+                Err(why) => Err(why),
+            },
         };
-        let parsed = if json { self.json(content) } else { self.plain(content) };
         Some(Line {
             number,
             start,
@@ -412,7 +497,7 @@ pub fn read_list(source: &Source) -> Result<Vec<Cid>, Failure> {
     {
         let text = String::from_utf8_lossy(&raw.bytes);
         let content = text.trim_start_matches('\u{feff}').trim();
-        if content.is_empty() || content.starts_with('#') {
+        if says_nothing(content) {
             continue;
         }
         let word = content.split_whitespace().next().unwrap_or_default();

@@ -136,6 +136,7 @@ impl Spec {
             slot: self.slot.clone(),
             options: Some(self.options()),
             allow_unplaced: self.allow_unplaced,
+            former: None,
         }
     }
 }

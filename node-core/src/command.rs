@@ -39,6 +39,8 @@ pub enum Op {
         from: Option<PinKey>,
         /// Remove `from` in the same step.
         unpin_from: bool,
+        /// When it was made, if that was in another cluster; none: now. A pin that is here already keeps its time.
+        created: Option<Timestamp>,
     },
     /// Removes a pin.
     RemovePin {

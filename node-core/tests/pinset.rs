@@ -142,6 +142,7 @@ impl Machine {
             plan,
             from: None,
             unpin_from: false,
+            created: None,
         }
     }
 
@@ -501,6 +502,7 @@ fn the_pins_of_one_cid_are_bounded() {
             plan: plan.clone(),
             from: None,
             unpin_from: false,
+            created: None,
         };
         let requests: Vec<_> = (first..first + 1_000)
             .map(|slot| Request {
@@ -664,6 +666,7 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
                 plan,
                 from: None,
                 unpin_from: false,
+                created: None,
             }
         }
         Step::Unpin { namespace, cid, slot } => Op::RemovePin {
@@ -702,6 +705,7 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
                 plan,
                 from: Some(from),
                 unpin_from,
+                created: None,
             }
         }
         Step::Credential { number, expires } => Op::CreateCredential {

@@ -9,6 +9,7 @@ pub mod content;
 pub mod ctl;
 pub mod fake_kubo;
 pub mod helia;
+pub mod ipfs_cluster;
 pub mod kubo;
 pub mod kubo_clients;
 pub mod node;

@@ -98,7 +98,7 @@ const MUST_NOT_REACH: &[(&str, &[&str])] = &[
     ("cluster-http", &["openraft", "reqwest", "rocksdb", "tonic"]),
     ("cluster-security", &["openraft", "reqwest", "rocksdb"]),
     ("cluster-worker", &["openraft", "tonic"]),
-    ("cluster-ctl", &["openraft", "reqwest", "rocksdb"]),
+    ("cluster-ctl", &["openraft", "rocksdb"]),
     ("xtask", &["openraft", "reqwest", "rocksdb", "tokio", "tonic"]),
 ];
 

@@ -70,5 +70,5 @@ pub use cors::Cors;
 pub use failure::{ErrorForm, Failure};
 pub use limits::{HEAD_BYTES_LEAST, InvalidLimit, Limits, TARGET_BYTES_LIMIT};
 pub use query::{Query, invalid};
-pub use server::{Paths, ServerOptions, serve, serve_router};
+pub use server::{Observer, Paths, ServerOptions, serve, serve_router};
 pub use stream::{STREAM_ERROR, ndjson};

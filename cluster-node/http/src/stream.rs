@@ -156,6 +156,12 @@ impl http_body::Body for Untrailed {
         }
         let frame = match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(life) = &this.life {
+                    life.break_off();
+                }
+                return Poll::Ready(Some(Err(error)));
+            }
             other => return other,
         };
         let trailers = match frame.into_trailers() {
@@ -169,6 +175,14 @@ impl http_body::Body for Untrailed {
         this.failed = Some(String::from_utf8_lossy(text.as_bytes()).into_owned());
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.failed.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

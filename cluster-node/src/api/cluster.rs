@@ -305,6 +305,12 @@ impl ClusterApi {
             weight: node.weight,
             state: state.into(),
             report,
+            member_id: self
+                .0
+                .members()
+                .id_of(node.id)
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use node_core::{
     Replication, RequestId, Status, Timestamp, check_slot, limits,
 };
 
-use crate::service::{Error, NodeEntry, NodeNames, PinFilter, PinView, StatusView};
+use crate::service::{Error, NodeEntry, NodeNames, PinFilter, PinView, PinWish, StatusView};
 
 /// Parses the three parts that name a pin.
 pub fn pin_key(namespace: &str, cid: &str, slot: &str) -> Result<PinKey, Error> {
@@ -66,7 +66,7 @@ fn optional_time(at: Timestamp) -> Option<prost_types::Timestamp> {
 pub fn pin_options(
     options: v1::PinOptions,
     now: Timestamp,
-    mut node: impl FnMut(&str) -> Option<NodeId>,
+    node: impl FnMut(&str) -> Option<NodeId>,
 ) -> Result<PinOptions, Error> {
     let expire_at = match options.expiry {
         None => None,
@@ -79,24 +79,7 @@ pub fn pin_options(
             Some(now.plus(after))
         }
     };
-    // Before they are looked up, one by one.
-    if options.nodes.len() > limits::NODES {
-        let count = format!("{} nodes", options.nodes.len());
-        return Err(Error::invalid("nodes", count, "at most 100"));
-    }
-    let mut nodes = Vec::with_capacity(options.nodes.len());
-    for name in &options.nodes {
-        let id = node(name).ok_or_else(|| {
-            Error::invalid(
-                "nodes",
-                name,
-                "there is no such storage node; `cluster-ctl node ls` shows them",
-            )
-        })?;
-        if !nodes.contains(&id) {
-            nodes.push(id);
-        }
-    }
+    let nodes = read_nodes("nodes", &options.nodes, node)?;
     let converted = PinOptions {
         name: options.name,
         mode: read_mode(options.mode)?,
@@ -113,6 +96,44 @@ pub fn pin_options(
     converted.check()?;
     converted.check_expiry(now)?;
     Ok(converted)
+}
+
+fn read_nodes(
+    field: &str,
+    names: &[String],
+    mut node: impl FnMut(&str) -> Option<NodeId>,
+) -> Result<Vec<NodeId>, Error> {
+    // Before they are looked up, one by one.
+    if names.len() > limits::NODES {
+        return Err(Error::invalid(field, format!("{} nodes", names.len()), "at most 100"));
+    }
+    let mut nodes = Vec::with_capacity(names.len());
+    for name in names {
+        let id = node(name).ok_or_else(|| {
+            Error::invalid(
+                field,
+                name,
+                "there is no such storage node; `cluster-ctl node ls` shows them",
+            )
+        })?;
+        if !nodes.contains(&id) {
+            nodes.push(id);
+        }
+    }
+    Ok(nodes)
+}
+
+/// What is known of a pin of another cluster, put into the wish. `node` finds a storage node by name or ID.
+pub fn former(former: v1::Former, wish: &mut PinWish, node: impl FnMut(&str) -> Option<NodeId>) -> Result<(), Error> {
+    if let Some(created) = &former.created {
+        wish.created = Some(read_time("former.created", created)?);
+    }
+    if !former.updated_from.is_empty() {
+        let from = former.updated_from.parse();
+        wish.options.updated_from = Some(from.map_err(|error: CidError| renamed(error.into(), "former.updated_from"))?);
+    }
+    wish.held_by = read_nodes("former.held_by", &former.held_by, node)?;
+    Ok(())
 }
 
 fn read_mode(mode: i32) -> Result<PinMode, Error> {

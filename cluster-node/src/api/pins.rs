@@ -57,6 +57,7 @@ impl PinsService for PinsApi {
                 request_id: convert::request_id(&request.request_id)?,
                 allow_unplaced: request.allow_unplaced,
                 held_by: Vec::new(),
+                created: None,
             };
             self.0.pin(wish, wait).await
         };
@@ -397,13 +398,18 @@ impl PinsApi {
 
     fn bulk_wish(&self, item: v1::BulkPinItem, caller: &Caller, names: &NodeNames) -> Result<PinWish, Error> {
         let namespace = caller.namespace(&item.namespace)?;
-        Ok(PinWish {
+        let mut wish = PinWish {
             key: convert::pin_key(&namespace, &item.cid, &item.slot)?,
             options: self.options(item.options.unwrap_or_default(), names)?,
             request_id: None,
             allow_unplaced: item.allow_unplaced,
             held_by: Vec::new(),
-        })
+            created: None,
+        };
+        if let Some(former) = item.former {
+            convert::former(former, &mut wish, |name| names.find(name).map(|node| node.id))?;
+        }
+        Ok(wish)
     }
 
     pub(super) fn options(&self, options: v1::PinOptions, names: &NodeNames) -> Result<PinOptions, Error> {

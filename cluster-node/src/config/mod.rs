@@ -8,14 +8,15 @@ mod api;
 mod data_dir;
 mod embedded;
 mod error;
+mod http_api;
 mod init;
 mod node;
 mod options;
 mod peer;
+mod proxy;
 mod raft;
 mod render;
 mod replication;
-mod rest;
 mod shutdown;
 mod source;
 mod storage;
@@ -33,14 +34,15 @@ pub use api::{Api, Auth};
 pub use data_dir::DataDir;
 pub use embedded::{Announce, Dht, Embedded};
 pub use error::{Error, Problem};
+pub use http_api::{Allowed, HttpApi};
 pub use init::{InitError, InitOptions, Initialized, init};
 pub use node::{Node, NodeKind};
 pub use options::{Kind, OptionSpec, SectionSpec};
 pub use peer::Peer;
+pub use proxy::Proxy;
 pub use raft::Raft;
 pub use render::default_file;
 pub use replication::ReplicationDefaults;
-pub use rest::{Allowed, Rest};
 pub use shutdown::Shutdown;
 pub use source::ENV_PREFIX;
 pub use storage::Storage;
@@ -53,7 +55,8 @@ use error::Problems;
 pub static SECTIONS: &[SectionSpec] = &[
     peer::SECTION,
     api::SECTION,
-    rest::SECTION,
+    http_api::REST_SECTION,
+    proxy::SECTION,
     telemetry::SECTION,
     raft::SECTION,
     replication::SECTION,
@@ -73,7 +76,9 @@ pub struct Config {
     /// `[api]`
     pub api: Api,
     /// `[rest]`
-    pub rest: Rest,
+    pub rest: HttpApi,
+    /// `[proxy]`
+    pub proxy: Proxy,
     /// `[telemetry]`
     pub telemetry: Telemetry,
     /// `[raft]`
@@ -116,19 +121,31 @@ impl Config {
         Loaded::load(dir, sets).map(|loaded| loaded.config)
     }
 
+    /// The sections of the HTTP APIs by name.
+    pub fn http_apis(&self) -> [(&'static str, &HttpApi); 2] {
+        [("rest", &self.rest), ("proxy", &self.proxy.http)]
+    }
+
     /// Settings that are allowed and yet worth a line in the log.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let asks = self.api.auth == Auth::Required;
-        let rest = self.rest.listen.iter().map(|address| ("rest.listen", *address, asks));
-        for (option, address, asks) in [
-            ("api.grpc_listen", self.api.grpc_listen, asks),
-            ("telemetry.http_listen", self.telemetry.http_listen, false),
+        let of_http = self.http_apis().into_iter().flat_map(|(section, http)| {
+            let listens = http.listen.iter();
+            listens.map(move |address| (format!("{section}.listen"), *address, asks, http.has_tls()))
+        });
+        for (option, address, asks, is_sealed) in [
+            ("api.grpc_listen".to_owned(), self.api.grpc_listen, asks, false),
+            (
+                "telemetry.http_listen".to_owned(),
+                self.telemetry.http_listen,
+                false,
+                false,
+            ),
         ]
         .into_iter()
-        .chain(rest)
+        .chain(of_http)
         {
-            let is_sealed = option == "rest.listen" && self.rest.has_tls();
             if !address.ip().is_loopback() && asks && is_sealed {
                 continue;
             }
@@ -148,7 +165,10 @@ impl Config {
     fn check(&self, problems: &mut Problems<'_>) {
         self.peer.check(problems);
         self.api.check(problems);
-        self.rest.check(problems);
+        for (section, http) in self.http_apis() {
+            http.check(section, problems);
+        }
+        self.proxy.check(problems);
         self.raft.check(problems);
         self.replication.check(problems);
         self.worker.check(problems);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::error::Problems;
+use super::http_api::Allowed;
 use super::options::{Kind, OptionSpec, SectionSpec};
 use super::worker;
 
@@ -29,6 +30,8 @@ pub struct Node {
     pub pins_per_second: Option<f64>,
     /// Instead of the worker's.
     pub concurrency_max: Option<u32>,
+    /// Instead of the worker's.
+    pub adopt_pins: Option<Allowed>,
 }
 
 /// What a storage node is.
@@ -123,6 +126,12 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             default: None,
             doc: "Instead of the one of [worker].",
         },
+        OptionSpec {
+            key: "adopt_pins",
+            kind: Kind::Choice(&["yes", "no"]),
+            default: None,
+            doc: "Instead of the one of [worker].",
+        },
     ],
 };
 
@@ -135,6 +144,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("api", r#""http://127.0.0.1:5001""#),
     ("pins_per_second", "100.0"),
     ("concurrency_max", "32"),
+    ("adopt_pins", r#""yes""#),
 ];
 
 pub(super) fn check(nodes: &[Node], problems: &mut Problems<'_>) {

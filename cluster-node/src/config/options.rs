@@ -7,7 +7,7 @@ use std::time::Duration;
 use figment::value::{Dict, Num, Tag, Value};
 
 /// One option.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct OptionSpec {
     /// Name inside its section.
     pub key: &'static str,

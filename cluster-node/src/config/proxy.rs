@@ -104,7 +104,6 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
 
 impl Proxy {
     pub(super) fn check(&self, problems: &mut Problems<'_>) {
-        self.http.check("proxy", problems);
         let path = self.mirror_path.parse::<PathAndQuery>();
         if !self.mirror_path.starts_with('/') || path.is_err() {
             problems.add("proxy.mirror_path", "a path, such as \"/api/v0/version\"");

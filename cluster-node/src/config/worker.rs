@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::error::Problems;
+use super::http_api::Allowed;
 use super::options::{Kind, OptionSpec, SectionSpec};
 use super::values;
 
@@ -34,6 +35,8 @@ pub struct Worker {
     /// Longest wait between attempts.
     #[serde(deserialize_with = "values::duration")]
     pub backoff_max: Duration,
+    /// Whether pins that nodes had already become the cluster's.
+    pub adopt_pins: Allowed,
     /// Pins looked at per minute; 0 = none.
     pub audit_per_minute: u32,
     /// How often the leader is told about the nodes.
@@ -114,6 +117,14 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             kind: Kind::Duration(1, 30 * 24 * HOUR_MS),
             default: Some(r#""6h""#),
             doc: "Longest wait between attempts, whatever the kind of failure.",
+        },
+        OptionSpec {
+            key: "adopt_pins",
+            kind: Kind::Choice(&["yes", "no"]),
+            default: Some(r#""no""#),
+            doc: "Whether a pin that a node had when the cluster first wanted its CID becomes the cluster's, and is \
+                  removed when the cluster lets go of the CID. For daemons that another cluster filled; what was pinned \
+                  by hand is left alone without it.",
         },
         OptionSpec {
             key: "audit_per_minute",

@@ -6,7 +6,7 @@ use cluster_worker::NodeSettings;
 use node_core::StorageNode;
 use node_core::retry::RetryPolicy;
 
-use crate::config::Config;
+use crate::config::{Allowed, Config};
 use crate::service::NodeLimits;
 
 /// Unpins a node works on at once. They are cheap for Kubo and hold its lock, so few are as fast as many.
@@ -26,6 +26,7 @@ impl NodeLimits for ConfiguredLimits {
             id: node.id,
             name: node.name.clone(),
             pin_name: pin_name(cluster_id),
+            adopts: own.and_then(|own| own.adopt_pins).unwrap_or(common.adopt_pins) == Allowed::Yes,
             pins_per_second: own
                 .and_then(|own| own.pins_per_second)
                 .unwrap_or(common.pins_per_second),

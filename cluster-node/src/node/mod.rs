@@ -4,6 +4,7 @@ mod admission;
 mod channels;
 mod content_http;
 mod embedded;
+mod http_servers;
 mod inside;
 mod introduce;
 mod join;
@@ -11,7 +12,7 @@ mod limits;
 mod local;
 mod observe;
 mod operate;
-mod rest;
+mod proxy;
 mod run_file;
 mod serve;
 mod standing;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cluster_consensus::{Consensus, ConsensusConfig, OwnRuntime, RaftPeer, RuntimeOptions};
+use cluster_http::ErrorForm;
 use cluster_security::{ConnectorOptions, Identity, PeerConnector, PeerTls, secret_file};
 use cluster_storage::ledger::{Ledger, LedgerOptions};
 use cluster_storage::lower_priority;
@@ -39,6 +41,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::rest::Rest;
 use crate::config::{Auth, Config, DataDir, NodeKind};
 use crate::service::{
     Access, Fellows, FleetView, Gatekeeper, Gather, LoopSettings, Loops, NodeFactory, OwnNode, PeerDirectory, Pins,
@@ -48,10 +51,10 @@ use crate::telemetry::{Health, HttpServer, Metrics};
 use admission::Admission;
 use channels::{AddressBook, Channels};
 use embedded::{Embedded, TellFellows, own_node, tell_numbers};
+use http_servers::{HttpListeners, HttpServers, ServedWith};
 use introduce::{configured_nodes, introduction};
 use limits::ConfiguredLimits;
-use observe::{CountAttempts, CountProposals, Scraped, kubo_observer};
-use rest::{RestListeners, RestServers};
+use observe::{CountAttempts, CountProposals, CountRequests, Scraped, kubo_observer};
 use run_file::{Addresses, write_run_file};
 use serve::{Serving, serve_clients, serve_peers};
 use standing::Standing;
@@ -85,8 +88,10 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
 
     let peer_listener = bind(config.peer.listen, "peer.listen").await?;
     let grpc_listener = bind(config.api.grpc_listen, "api.grpc_listen").await?;
-    let rest_listeners = RestListeners::bind(&config.rest).await?;
-    let rest_addresses = rest_listeners.addresses();
+    let rest_listeners = HttpListeners::bind("rest", &config.rest).await?;
+    let rest_address = rest_listeners.address();
+    let proxy_listeners = HttpListeners::bind("proxy", &config.proxy.http).await?;
+    let proxy_address = proxy_listeners.address();
     let (peer_address, grpc_address) = (peer_listener.local_addr()?, grpc_listener.local_addr()?);
     let introduce = introduction(own, &config, peer_address, grpc_address);
 
@@ -161,7 +166,7 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         worker_runtime,
         embedded,
         clients: None,
-        rest: None,
+        http_apis: Vec::new(),
         admission: admission.clone(),
     };
 
@@ -211,8 +216,18 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         access: access.clone(),
         required: config.api.auth == Auth::Required,
     });
-    let grace = config.shutdown.deadline / 8;
-    running.rest = Some(rest_listeners.serve(&config.rest, grace, &pins, &gate, &health)?);
+    let with = ServedWith {
+        grace: config.shutdown.deadline / 8,
+        gate: &gate,
+        health: &health,
+        observer: &Arc::new(CountRequests(metrics.clone())),
+    };
+    let rest = Rest::new(pins.clone(), Some(gate.clone())).router();
+    let rest = rest_listeners.serve(&config.rest, ErrorForm::Rest, &rest, &with)?;
+    running.http_apis.push(rest);
+    let proxied = running.embedded.as_ref().map(|embedded| &embedded.node);
+    let proxy = proxy::serve(proxy_listeners, &config.proxy, &pins, proxied, &with)?;
+    running.http_apis.push(proxy);
     let clients = serve_clients(
         grpc_listener,
         &dir.admin_socket(),
@@ -230,7 +245,8 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
         let addresses = Addresses {
             peer: peer_address,
             grpc: grpc_address,
-            rest: rest_addresses.first().copied(),
+            rest: rest_address,
+            proxy: proxy_address,
             http: running.http.address(),
         };
         write_run_file(&dir, &config, own, &addresses)?;
@@ -256,7 +272,7 @@ struct Running {
     worker_runtime: OwnRuntime,
     embedded: Option<Embedded>,
     clients: Option<Serving>,
-    rest: Option<RestServers>,
+    http_apis: Vec<HttpServers>,
     admission: Admission,
 }
 
@@ -290,8 +306,8 @@ impl Running {
         let share = self.deadline / 4;
         // First, so that no call that begins now loses its leader in the middle.
         self.admission.stop_taking();
-        if let Some(rest) = &self.rest {
-            rest.end();
+        for api in &self.http_apis {
+            api.end();
         }
         if !self.admission.calls_ended(share / 2).await {
             tracing::info!("some calls are still open");
@@ -310,11 +326,8 @@ impl Running {
         {
             tracing::info!("connections of clients that are still open are cut");
         }
-        if let Some(rest) = self.rest
-            && !rest.stop(share / 2).await
-        {
-            tracing::info!("answers of the REST API that are still open are cut");
-        }
+        let stops = self.http_apis.into_iter().map(|api| api.stop(share / 2));
+        futures::future::join_all(stops).await;
         self.tasks.close();
         // The loops end at once; nothing they do needs an end.
         let _ = tokio::time::timeout(share, self.tasks.wait()).await;

@@ -1,6 +1,7 @@
 //! Where the parts count: each knows a small trait, and this file knows the metrics.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use cluster_storage::StateStore;
 use cluster_storage::ledger::Ledger;
 use cluster_storage::raft_log::RocksLogEngine;
 use cluster_worker::{Kind, Observer, Worker};
+use http::StatusCode;
+use node_core::pinset;
 use node_core::{ErrorClass, NodeId, Status, StorageNode};
 use parking_lot::Mutex;
 
@@ -31,6 +34,21 @@ impl ServiceMetrics for CountProposals {
 
     fn refused(&self, reason: &'static str) {
         self.0.access_refused(reason);
+    }
+}
+
+/// Counts requests to the HTTP APIs.
+pub struct CountRequests(pub Metrics);
+
+impl fmt::Debug for CountRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CountRequests")
+    }
+}
+
+impl cluster_http::Observer for CountRequests {
+    fn answered(&self, server: &'static str, status: StatusCode, took: Duration) {
+        self.0.http_answered(server, status.as_u16(), took);
     }
 }
 
@@ -171,6 +189,10 @@ impl Scraped {
             metrics.set_rocksdb("log", sizes);
         }
         if let Some(state) = self.state.upgrade() {
+            // A row that can't be read shows at everything else.
+            if let Ok(header) = pinset::header(&*state.current()) {
+                metrics.set_pins(header.pins);
+            }
             let stats = state.stats();
             let sizes = RocksDbSizes {
                 memtable_bytes: stats.memtable_bytes,

@@ -99,6 +99,7 @@ mod tests {
                 },
                 from: None,
                 unpin_from: false,
+                created: None,
             };
             let batch = CommandBatch {
                 time: Timestamp::from_millis(1),

@@ -51,6 +51,8 @@ pub struct PinWish {
     pub allow_unplaced: bool,
     /// Nodes that hold the content already: they are taken before others that are as good.
     pub held_by: Vec<NodeId>,
+    /// When it was made, if that was in another cluster.
+    pub created: Option<Timestamp>,
 }
 
 /// A pin to make from another.
@@ -248,6 +250,7 @@ impl Pins {
             plan: Plan::default(),
             from: Some(wish.from),
             unpin_from: wish.unpin_from,
+            created: None,
         };
         let is_named = wish.request_id.is_some();
         let request = Request {
@@ -475,6 +478,7 @@ fn request_of(wish: PinWish) -> Request {
         plan,
         from: None,
         unpin_from: false,
+        created: wish.created,
     };
     Request {
         id: wish.request_id,

@@ -21,6 +21,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::embedded::{EmbeddedGauges, EmbeddedNumbers};
+use super::requests::HttpRequests;
 
 /// A distribution.
 type Histogram = histogram::Histogram;
@@ -140,10 +141,12 @@ struct Inner {
     grpc_in_flight: Gauge,
     access_refused: Family<ReasonLabels, Counter>,
     embedded: EmbeddedGauges,
+    http_requests: HttpRequests,
+    pins: Gauge,
 }
 
 /// From a tenth of a millisecond to 13 s.
-fn fast_buckets() -> Histogram {
+pub(super) fn fast_buckets() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 18))
 }
 
@@ -203,6 +206,8 @@ impl Metrics {
             grpc_in_flight: Gauge::default(),
             access_refused: Family::default(),
             embedded: EmbeddedGauges::default(),
+            http_requests: HttpRequests::default(),
+            pins: Gauge::default(),
         };
         let inner = inner.register(peer, version);
         Self { inner: Arc::new(inner) }
@@ -361,6 +366,16 @@ impl Metrics {
         self.inner.access_refused.get_or_create(&ReasonLabels { reason }).inc();
     }
 
+    /// A request to an HTTP API was answered, so long after it came.
+    pub fn http_answered(&self, api: &'static str, status: u16, took: Duration) {
+        self.inner.http_requests.answered(api, status, took);
+    }
+
+    /// How many pins there are.
+    pub fn set_pins(&self, pins: u64) {
+        self.inner.pins.set(clamp(pins));
+    }
+
     pub(super) fn grpc_begun(&self) {
         self.inner.grpc_in_flight.inc();
     }
@@ -417,6 +432,8 @@ impl Inner {
         let r = &mut self.registry;
         r.register("build", "What runs here", build);
         self.embedded.register(r);
+        self.http_requests.register(r);
+        r.register("pins", "Pins of the pinset, of all namespaces", self.pins.clone());
         r.register("queue_pins", "Pins by storage node and status", self.queue.clone());
         r.register_with_unit(
             "queue_oldest",
@@ -560,6 +577,8 @@ mod tests {
                 block_cache_bytes: 4,
             },
         );
+        metrics.http_answered("rest", 404, Duration::from_millis(1));
+        metrics.set_pins(7);
         metrics.grpc_begun();
         metrics.grpc_ended("/pinfleet.v1.Pins/Add", "OK", Duration::from_millis(1));
         let text = metrics.encode().unwrap();
@@ -589,6 +608,9 @@ mod tests {
             r#"pinfleet_grpc_requests_total{method="/pinfleet.v1.Pins/Add",code="OK"} 1"#,
             r#"pinfleet_grpc_request_seconds_count{method="/pinfleet.v1.Pins/Add"} 1"#,
             "pinfleet_grpc_requests_in_flight 0",
+            r#"pinfleet_http_requests_total{api="rest",status="404"} 1"#,
+            r#"pinfleet_http_request_seconds_count{api="rest"} 1"#,
+            "pinfleet_pins 7",
             "# EOF",
         ] {
             has(&text, line);

@@ -9,6 +9,7 @@ mod health;
 mod http;
 mod log;
 mod metrics;
+mod requests;
 
 pub use embedded::EmbeddedNumbers;
 pub use grpc::{GrpcMetrics, GrpcMetricsLayer};

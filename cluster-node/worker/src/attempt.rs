@@ -13,6 +13,7 @@
 //!   marked or named is ever unpinned, and a crash between mark and request only means one needless unpin.
 //! - The name outlives the ledger: after a lost disk, or when a node was taken out of the cluster and comes back, what
 //!   bears it is ours again.
+//! - On a node that `adopts`, all pins of what the cluster wants become ours, whoever made them: another cluster filled it.
 //!
 //! A daemon that forgets names (below Kubo 0.24) has only the mark, which survives a killed process and not a power
 //! failure of this machine within `sync_interval`: then a pin of ours may be taken for one made by hand and left behind.
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::driver::Context;
 use crate::live::Running;
+use crate::settings::NodeSettings;
 use crate::{Kind, log};
 
 /// Addresses that are tried before a pin; more would only delay it.
@@ -179,9 +181,7 @@ async fn pin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -> 
     };
     let listed = node.pin_ls(cid, look_for).await?;
     context.answered();
-    let seen = listed
-        .as_ref()
-        .and_then(|listed| seen(listed, &context.settings.pin_name));
+    let seen = listed.as_ref().and_then(|listed| seen(listed, &context.settings));
     let looked = reconcile::look(entry, seen);
     let done = |ours, found, progress: Progress| {
         Ok(Did::Pinned(Pinned {
@@ -274,7 +274,7 @@ async fn in_the_way(context: &Context, running: &Running) {
 }
 
 /// The pin itself; none for what is held as a part of another pin, which may go at any time.
-pub(crate) fn seen(listed: &Listed, our_name: &str) -> Option<Seen> {
+fn seen(listed: &Listed, settings: &NodeSettings) -> Option<Seen> {
     let mode = match listed.held {
         Held::Recursive => PinMode::Recursive,
         Held::Direct => PinMode::Direct,
@@ -282,7 +282,7 @@ pub(crate) fn seen(listed: &Listed, our_name: &str) -> Option<Seen> {
     };
     Some(Seen {
         mode,
-        named: listed.name == our_name,
+        named: settings.adopts || listed.name == settings.pin_name,
     })
 }
 

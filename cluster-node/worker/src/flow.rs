@@ -267,6 +267,7 @@ mod tests {
             id: NodeId(1),
             name: "a".into(),
             pin_name: String::new(),
+            adopts: false,
             pins_per_second,
             burst: 2,
             concurrency_max: 16,

@@ -66,6 +66,9 @@ pub struct NodeSettings {
     pub name: String,
     /// The name that its pins bear. A pin under it is taken for one of the cluster, whatever the ledger knows of it.
     pub pin_name: String,
+    /// Whether every pin that it had when the cluster first wanted its CID is taken for one of the cluster: for a node
+    /// that another cluster filled.
+    pub adopts: bool,
     /// Most pins begun per second; 0 is no limit.
     pub pins_per_second: f64,
     /// Pins that may begin at once after a pause; at least 1.

@@ -28,12 +28,17 @@ Every block is checked against its hash. What is written appears under its name 
 with an error or after an interruption nothing of it stays. Symlinks that lead out of what is
 written are left out (exit code 7) without --symlinks. Directories stay writable for their owner.
 
+--car writes all blocks, depth first, each once, in a CAR file of version 1, of any content and not
+only of files. `cluster-ctl add --car` and `ipfs dag import` take it.
+
 --force replaces files that are there. A directory that is there keeps its other files.
 
 Examples:
   cluster-ctl get bafybei…
   cluster-ctl get bafybei…/2026/january --to january
-  cluster-ctl get bafybei… --tar --to - | tar tv";
+  cluster-ctl get bafybei… --tar --to - | tar tv
+  cluster-ctl get bafybei… --car --to backup.car
+  cluster-ctl get bafybei… --car --to - | ipfs dag import";
 
 pub(super) const CAT_HELP: &str = "\
 A stream that breaks goes on at another peer where it stopped.
@@ -41,14 +46,6 @@ A stream that breaks goes on at another peer where it stopped.
 Examples:
   cluster-ctl cat bafybei…/readme.txt
   cluster-ctl cat bafybei… --offset 1048576 --length 4096 | xxd";
-
-pub(super) const EXPORT_HELP: &str = "\
-All blocks, depth first, each once, in a CAR file of version 1. `cluster-ctl add --car` and
-`ipfs dag import` take it.
-
-Examples:
-  cluster-ctl export bafybei… --to backup.car
-  cluster-ctl export bafybei… | ipfs dag import";
 
 /// A set of options under which the same content gets the same CID everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -160,17 +157,20 @@ pub struct ContentGet {
     /// CID or CID/path of a file or directory
     #[arg(value_name = "CID[/PATH]")]
     pub path: String,
-    /// What to call it on the disk; with --tar `-` is stdout [default: the last name of the path]
+    /// What to call it on the disk; with --tar and --car `-` is stdout [default: the last name of the path]
     #[arg(long, value_name = "PATH")]
     pub to: Option<PathBuf>,
     /// Write a tar archive instead of what is in it
     #[arg(long, short = 'a', alias = "archive")]
     pub tar: bool,
+    /// Write all blocks below the CID as a CAR file
+    #[arg(long, conflicts_with = "tar")]
+    pub car: bool,
     /// Replace files that are there
     #[arg(long, short)]
     pub force: bool,
     /// Write symlinks wherever they lead
-    #[arg(long, conflicts_with = "tar")]
+    #[arg(long, conflicts_with_all = ["tar", "car"])]
     pub symlinks: bool,
 }
 
@@ -186,20 +186,6 @@ pub struct ContentCat {
     /// Bytes to print, at most [default: to the end]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub length: Option<u64>,
-}
-
-/// `export`
-#[derive(Debug, Args)]
-pub struct ContentExport {
-    /// CID or CID/path of the root
-    #[arg(value_name = "CID[/PATH]")]
-    pub path: String,
-    /// The file to write [default: stdout]
-    #[arg(long, value_name = "FILE")]
-    pub to: Option<PathBuf>,
-    /// Replace a file that is there
-    #[arg(long, short)]
-    pub force: bool,
 }
 
 /// Checks the form; what is possible within it the cluster says.

@@ -3,11 +3,13 @@
 mod access;
 mod cluster;
 mod content;
+mod migrate;
 mod pin;
 
 pub use access::{CredentialCommand, CredentialCreate, Grant, Scope, TokenCommand, TokenCreate};
 pub use cluster::{NodeAdd, NodeCommand, NodeGc, PeerCommand, SettingsCommand, SettingsSet, StatusArgs, WatchArgs};
-pub use content::{ContentAdd, ContentCat, ContentExport, ContentGet, Profile, UnixFsArgs};
+pub use content::{ContentAdd, ContentCat, ContentGet, Profile, UnixFsArgs};
+pub use migrate::{Cluster, ExportTo, ImportFrom, Sharded};
 pub use pin::{
     AddArgs, ExplainArgs, ImportArgs, ImportFormat, LsArgs, Mode, OptionArgs, PinCommand, RecoverArgs, RmArgs,
     StatusArgs as PinStatusArgs, UpdateArgs, WaitArgs,
@@ -111,12 +113,15 @@ pub enum Command {
     /// Print the bytes of a file
     #[command(after_help = content::CAT_HELP)]
     Cat(ContentCat),
-    /// Write all blocks below a CID as a CAR file
-    #[command(after_help = content::EXPORT_HELP)]
-    Export(ContentExport),
     /// Add, remove, list and follow pins
     #[command(subcommand)]
     Pin(PinCommand),
+    /// Take over the pins of another cluster
+    #[command(after_help = migrate::IMPORT_HELP)]
+    Import(ImportFrom),
+    /// Write the pinset in the form of another cluster
+    #[command(after_help = migrate::EXPORT_HELP)]
+    Export(ExportTo),
     /// List, admit, remove and promote peers
     #[command(subcommand)]
     Peer(PeerCommand),

@@ -8,7 +8,7 @@ use cluster_proto::v1;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 
-use super::{export, interrupted};
+use super::{bytes, interrupted};
 use crate::Context;
 use crate::cli::ContentGet;
 use crate::content::fetch::{Asked, Fetching, PIECES_AHEAD, Piece, PieceReader};
@@ -22,14 +22,21 @@ use crate::output::{Talk, json, words};
 pub async fn run(context: &mut Context, arguments: ContentGet) -> Result<Exit, Failure> {
     let asked = Asked::parse(&arguments.path)?;
     let is_stdout = arguments.to.as_ref().is_some_and(|path| path.as_os_str() == "-");
-    if arguments.tar {
-        let named = arguments.to.unwrap_or_else(|| format!("{}.tar", asked.name).into());
+    let archive = match (arguments.tar, arguments.car) {
+        (true, _) => Some((v1::FetchFormat::Tar, "tar")),
+        (_, true) => Some((v1::FetchFormat::Car, "car")),
+        _ => None,
+    };
+    if let Some((format, ending)) = archive {
+        let named = arguments
+            .to
+            .unwrap_or_else(|| format!("{}.{ending}", asked.name).into());
         let target = (!is_stdout).then_some(named.as_path());
-        return export::archive(context, asked, v1::FetchFormat::Tar, target, arguments.force).await;
+        return bytes::archive(context, asked, format, target, arguments.force).await;
     }
     if is_stdout {
         return Err(Failure::usage("`-` can't take files and directories")
-            .hint("`cluster-ctl cat` prints the bytes of a file, --tar makes an archive of everything"));
+            .hint("`cluster-ctl cat` prints the bytes of a file, --tar and --car make an archive of everything"));
     }
     let target = arguments.to.unwrap_or_else(|| asked.name.clone().into());
     let place = Place::new(&target, arguments.force)?;

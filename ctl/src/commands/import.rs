@@ -37,11 +37,37 @@ pub async fn run(context: &mut Context, arguments: ImportArgs) -> Result<Exit, F
         ..arguments.options.spec()
     };
     spec.check(words::now()).map_err(invalid)?;
-    check_paths(&source, &arguments.rejects)?;
-    let journal = Journal::new(arguments.journal, &source);
-    let state = journal.load(arguments.restart)?;
+    let job = Job {
+        parser: Parser::new(arguments.format, spec, words::now()),
+        source,
+        journal: arguments.journal,
+        restart: arguments.restart,
+        rejects: arguments.rejects,
+    };
+    carry_out(context, job).await
+}
+
+/// A list on its way into the cluster.
+pub(super) struct Job {
+    /// Where it comes from.
+    pub source: Source,
+    /// How its lines are read.
+    pub parser: Parser,
+    /// Where progress is kept; none: beside the list.
+    pub journal: Option<PathBuf>,
+    /// Whether to begin at the top whatever the journal says.
+    pub restart: bool,
+    /// Where refused lines go.
+    pub rejects: Option<PathBuf>,
+}
+
+/// Sends a list, from where an earlier run ended.
+pub(super) async fn carry_out(context: &mut Context, job: Job) -> Result<Exit, Failure> {
+    let Job { source, parser, .. } = job;
+    check_paths(&source, &job.rejects)?;
+    let journal = Journal::new(job.journal, &source);
+    let state = journal.load(job.restart)?;
     let resumed_at = state.line;
-    let parser = Parser::new(arguments.format, spec, words::now());
     let lines = lines::stream(&source, parser, state.offset, state.line)?;
     if state.offset > 0 {
         context.talk.note(&format!(
@@ -50,7 +76,7 @@ pub async fn run(context: &mut Context, arguments: ImportArgs) -> Result<Exit, F
             source.name()
         ));
     }
-    let rejects = arguments
+    let rejects = job
         .rejects
         .as_deref()
         .map(|path| Rejects::open(path, state.rejects_bytes))
@@ -60,7 +86,7 @@ pub async fn run(context: &mut Context, arguments: ImportArgs) -> Result<Exit, F
         name: source.name(),
         bar: bar(context.talk, &source, state.offset),
         first_offset: state.offset,
-        length: length(&source),
+        length: source.length(),
         state,
         rejects,
         shown: 0,
@@ -94,23 +120,11 @@ fn check_paths(source: &Source, rejects: &Option<PathBuf>) -> Result<(), Failure
     }
 }
 
-fn length(source: &Source) -> Option<u64> {
-    match source {
-        Source::Stdin => None,
-        // Of a named pipe it would be 0.
-        Source::File(path) => path
-            .metadata()
-            .ok()
-            .filter(|data| data.is_file())
-            .map(|data| data.len()),
-    }
-}
-
 fn bar(talk: Talk, source: &Source, offset: u64) -> Option<ProgressBar> {
     if !talk.can_draw() {
         return None;
     }
-    let (bar, template) = match length(source) {
+    let (bar, template) = match source.length() {
         Some(length) => (ProgressBar::new(length), "{bar:30} {percent}%  {msg}  ETA {eta}"),
         None => (ProgressBar::new_spinner(), "{spinner} {msg}  {elapsed}"),
     };

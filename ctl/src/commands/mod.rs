@@ -2,10 +2,12 @@
 
 mod access;
 mod add;
+mod bytes;
 mod cluster;
 mod export;
 mod get;
 mod import;
+mod import_from;
 mod journal;
 mod list;
 mod node;
@@ -30,8 +32,9 @@ pub async fn run(context: &mut Context, command: Command) -> Result<Exit, Failur
         Command::Pin(PinCommand::Import(arguments)) => return import::run(context, arguments).await,
         Command::Add(arguments) => return add::run(context, *arguments).await,
         Command::Get(arguments) => return get::run(context, arguments).await,
-        Command::Export(arguments) => return export::export(context, arguments).await,
-        Command::Cat(arguments) => return export::cat(context, arguments).await,
+        Command::Cat(arguments) => return bytes::cat(context, arguments).await,
+        Command::Import(arguments) => return import_from::run(context, arguments).await,
+        Command::Export(arguments) => return export::run(context, arguments).await,
         Command::Node(NodeCommand::Gc(arguments)) => return node::gc(context, arguments).await,
         command => command,
     };
@@ -54,8 +57,9 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<Exit, Failu
         Command::Pin(PinCommand::Import(arguments)) => import::run(context, arguments).await,
         Command::Add(arguments) => add::run(context, *arguments).await,
         Command::Get(arguments) => get::run(context, arguments).await,
-        Command::Export(arguments) => export::export(context, arguments).await,
-        Command::Cat(arguments) => export::cat(context, arguments).await,
+        Command::Cat(arguments) => bytes::cat(context, arguments).await,
+        Command::Import(arguments) => import_from::run(context, arguments).await,
+        Command::Export(arguments) => export::run(context, arguments).await,
         Command::Peer(command) => peer::run(context, command).await,
         Command::Node(command) => node::run(context, command).await,
         Command::Token(command) => access::tokens(context, command).await,

@@ -1,4 +1,4 @@
-//! Content in and out: what is behind `add`, `get`, `cat` and `export`.
+//! Content in and out: what is behind `add`, `get` and `cat`.
 //!
 //! | what is held | bound | why |
 //! |---|---|---|

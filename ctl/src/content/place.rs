@@ -17,7 +17,7 @@ use crate::exit::Failure;
 const PREFIX: &str = ".pinfleet-";
 const SUFFIX: &str = ".part";
 
-fn cant_write(place: &Path, error: &io::Error) -> Failure {
+pub fn cant_write(place: &Path, error: &io::Error) -> Failure {
     Failure::local(format!("can't write {}: {error}", place.display()))
 }
 
@@ -68,32 +68,10 @@ impl Sink {
 
     /// A file that appears when it is complete. Pipes and devices are written to as they are.
     pub fn file(target: &Path, force: bool) -> Result<Self, Failure> {
-        match fs::metadata(target) {
-            Ok(data) if data.is_dir() => return Err(wrong_target(target, "it is a directory")),
-            Ok(data) if !data.is_file() => {
-                let opened = fs::OpenOptions::new().write(true).open(target);
-                let file = opened.map_err(|error| wrong_target(target, error))?;
-                return Ok(Self {
-                    writer: Box::new(tokio::fs::File::from_std(file)),
-                    part: None,
-                    force,
-                });
-            }
-            // A symlink that leads nowhere is there too.
-            _ if target.symlink_metadata().is_ok() && !force => return Err(exists(target)),
-            _ => {}
-        }
-        let part = Builder::new()
-            .prefix(PREFIX)
-            .suffix(SUFFIX)
-            // The mask of the process takes from it, as from any new file.
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder_of(target))
-            .map_err(|error| wrong_target(target, error))?;
-        let (file, path) = part.into_parts();
+        let (file, part) = open_part(target, force)?;
         Ok(Self {
             writer: Box::new(tokio::fs::File::from_std(file)),
-            part: Some((path, target.to_owned())),
+            part: part.map(|part| (part, target.to_owned())),
             force,
         })
     }
@@ -111,14 +89,7 @@ impl Sink {
         let Some((part, target)) = self.part else {
             return Ok(());
         };
-        let persisted = match self.force {
-            true => part.persist(&target),
-            false => part.persist_noclobber(&target),
-        };
-        persisted.map_err(|error| match error.error.kind() {
-            io::ErrorKind::AlreadyExists => exists(&target),
-            _ => cant_write(&target, &error.error),
-        })
+        settle(part, &target, self.force)
     }
 
     fn failed(&self, error: io::Error) -> Failure {
@@ -128,6 +99,42 @@ impl Sink {
             None => error.into(),
         }
     }
+}
+
+/// Opens what becomes a file when it is complete, by [`settle`]. Pipes and devices are written to as they are.
+pub fn open_part(target: &Path, force: bool) -> Result<(fs::File, Option<TempPath>), Failure> {
+    match fs::metadata(target) {
+        Ok(data) if data.is_dir() => return Err(wrong_target(target, "it is a directory")),
+        Ok(data) if !data.is_file() => {
+            let opened = fs::OpenOptions::new().write(true).open(target);
+            let file = opened.map_err(|error| wrong_target(target, error))?;
+            return Ok((file, None));
+        }
+        // A symlink that leads nowhere is there too.
+        _ if target.symlink_metadata().is_ok() && !force => return Err(exists(target)),
+        _ => {}
+    }
+    let part = Builder::new()
+        .prefix(PREFIX)
+        .suffix(SUFFIX)
+        // The mask of the process takes from it, as from any new file.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder_of(target))
+        .map_err(|error| wrong_target(target, error))?;
+    let (file, path) = part.into_parts();
+    Ok((file, Some(path)))
+}
+
+/// Lets a file appear that was opened by [`open_part`].
+pub fn settle(part: TempPath, target: &Path, force: bool) -> Result<(), Failure> {
+    let persisted = match force {
+        true => part.persist(target),
+        false => part.persist_noclobber(target),
+    };
+    persisted.map_err(|error| match error.error.kind() {
+        io::ErrorKind::AlreadyExists => exists(target),
+        _ => cant_write(target, &error.error),
+    })
 }
 
 /// Where a tree is written.

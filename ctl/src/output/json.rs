@@ -240,6 +240,38 @@ pub struct Imported {
     pub resumed_at_line: u64,
 }
 
+/// The end of a comparison: `import`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Compared {
+    /// Pins of the list.
+    pub pins: u64,
+    /// That are here as they were.
+    pub equal: u64,
+    /// That are not here.
+    pub missing: u64,
+    /// That are here and differ.
+    pub different: u64,
+    /// Of the equal ones, those that a node which held them shall not hold.
+    pub moved: u64,
+    /// Lines whose pins had expired, or were part of another, and were passed over.
+    pub passed_over: u64,
+    /// Lines that can't be taken over.
+    pub refused: u64,
+    /// Pins of the namespace that are not of the list.
+    pub others: u64,
+}
+
+/// The end of `export`.
+#[derive(Debug, Clone, Serialize)]
+pub struct PinsExported {
+    /// The file.
+    pub to: String,
+    /// Pins written.
+    pub pins: u64,
+    /// Pins left out, since another pin of their CID was written.
+    pub left_out: u64,
+}
+
 /// A peer: `peer ls`, and in `status`.
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs, reason = "the fields are those of the message `Peer` in cluster.proto")]

@@ -153,7 +153,7 @@ fn wrong_command_lines_end_with_2_and_name_the_fault() {
         (&["cat", "hello/x"], "\"hello\" is not a CID"),
         (&["cat", one, "--length", "0"], "--length"),
         (&["cat", one, "--offset", "-1"], "'-1'"),
-        (&["export", one, "--to", list], "is there already"),
+        (&["get", one, "--car", "--to", list], "is there already"),
         (&["peer", "rm"], "<PEER>"),
         (&["peer", "rm", "a b"], "a b"),
         (&["peer", "join-token", "--valid-for", "8d"], "at most 7d"),

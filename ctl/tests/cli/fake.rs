@@ -196,7 +196,15 @@ impl Fake {
                 error: NO_LEADER.into(),
             };
         }
-        let (outcome, _) = self.record(item.namespace, &item.cid, item.slot, options);
+        let (outcome, mut pin) = self.record(item.namespace, &item.cid, item.slot, options);
+        if let Some(former) = item.former {
+            pin.created = former.created;
+            pin.updated_from = former.updated_from;
+            if !former.held_by.is_empty() {
+                pin.nodes = former.held_by;
+            }
+            self.put(pin);
+        }
         BulkPinResult {
             outcome: outcome.into(),
             code: 0,

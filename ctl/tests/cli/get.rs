@@ -340,7 +340,7 @@ fn an_interrupt_leaves_nothing_behind() {
     for (count, arguments) in [
         &["get", root.as_str()][..],
         &["get", root.as_str(), "--tar"],
-        &["export", root.as_str(), "--to", "x.car"],
+        &["get", root.as_str(), "--car", "--to", "x.car"],
         &["cat", root.as_str()],
     ]
     .into_iter()
@@ -374,31 +374,36 @@ fn archives_are_written_as_they_come() {
         scene.run(&["get", &root, "--tar", "--to", "-"]).expect(0).stdout,
         "a tar"
     );
-    assert_eq!(scene.run(&["export", &root]).expect(0).stdout, "a car");
+    assert_eq!(
+        scene.run(&["get", &root, "--car", "--to", "-"]).expect(0).stdout,
+        "a car"
+    );
     assert_eq!(
         scene
-            .run(&["export", &root, "--to", "-", "-o", "json"])
+            .run(&["get", &root, "--car", "--to", "-", "-o", "json"])
             .expect(0)
             .stdout,
         "a car"
     );
-    let ran = scene.run(&["export", &root, "--to", "x.car", "-o", "json"]).expect(0);
+    let ran = scene
+        .run(&["get", &root, "--car", "--to", "x.car", "-o", "json"])
+        .expect(0);
     let exported: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one object");
     assert_eq!(exported, serde_json::json!({"cid": root, "to": "x.car", "bytes": 5}));
     assert_eq!(scene.read("x.car"), "a car");
     scene
-        .run(&["export", &root, "--to", "x.car"])
+        .run(&["get", &root, "--car", "--to", "x.car"])
         .expect(2)
         .says("x.car is there already");
     fs::write(scene.at("x.car"), "old").expect("written");
     scene
-        .run(&["export", &root, "--to", "x.car", "--force"])
+        .run(&["get", &root, "--car", "--to", "x.car", "--force"])
         .expect(0)
         .says("is written to x.car: 5 B");
     assert_eq!(scene.read("x.car"), "a car");
-    scene.run(&["export", &root, "--to", "/dev/null"]).expect(0);
+    scene.run(&["get", &root, "--car", "--to", "/dev/null"]).expect(0);
     scene
-        .run(&["export", &root, "--to", "."])
+        .run(&["get", &root, "--car", "--to", "."])
         .expect(2)
         .says("it is a directory");
     scene

@@ -367,8 +367,11 @@ fn content() {
     run(&mut session, &["get", &root, "--to", "back", "--force", "-o", "json"]);
     run(&mut session, &["get", &cid(2)]);
     run(&mut session, &["cat", &path]);
-    run(&mut session, &["export", &root, "--to", "root.car"]);
-    run(&mut session, &["export", &root, "--to", "again.car", "-o", "json"]);
+    run(&mut session, &["get", &root, "--car", "--to", "root.car"]);
+    run(
+        &mut session,
+        &["get", &root, "--car", "--to", "again.car", "-o", "json"],
+    );
     session.compare("content.txt", &[]);
 }
 

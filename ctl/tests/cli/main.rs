@@ -10,6 +10,7 @@ mod fake;
 mod get;
 mod golden;
 mod import;
+mod migrate;
 mod node;
 mod runner;
 mod scenes;

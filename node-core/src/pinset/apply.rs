@@ -127,7 +127,12 @@ impl Applier<'_> {
                 plan,
                 from,
                 unpin_from,
-            } => self.put_pin(key, options, plan, from.as_ref(), *unpin_from),
+                created,
+            } => {
+                // Whoever comes from elsewhere can't have been made later than now.
+                let created = created.map_or(self.time, |created| created.min(self.time));
+                self.put_pin(key, options, plan, from.as_ref(), *unpin_from, created)
+            }
             Op::RemovePin { key } => match pin(self.kv, key)? {
                 Some(pin) => {
                     self.remove_pin(&pin, ChangeKind::PinRemoved)?;
@@ -150,6 +155,7 @@ impl Applier<'_> {
         plan: &Plan,
         from: Option<&PinKey>,
         unpin_from: bool,
+        created: Timestamp,
     ) -> Result<OpResult, Stop> {
         let checked = check_slot(&key.slot).and_then(|()| options.check());
         if let Err(invalid) = checked.and_then(|()| options.check_expiry(self.time)) {
@@ -197,7 +203,7 @@ impl Applier<'_> {
         let new = Pin {
             key: key.clone(),
             options: options.clone(),
-            created: old.as_ref().map_or(self.time, |old| old.created),
+            created: old.as_ref().map_or(created, |old| old.created),
             modified: self.time,
             revision,
         };

@@ -83,6 +83,8 @@ struct PutPinV1 {
     from: Option<Vec<u8>>,
     #[prost(bool, tag = "5")]
     unpin_from: bool,
+    #[prost(uint64, optional, tag = "6")]
+    created: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -189,12 +191,14 @@ fn put_request(request: &Request) -> RequestV1 {
             plan,
             from,
             unpin_from,
+            created,
         } => OpV1::PutPin(PutPinV1 {
             key: keys::pin(key),
             options: Some(options.into()),
             plan: Some(put_plan(plan)),
             from: from.as_ref().map(keys::pin),
             unpin_from: *unpin_from,
+            created: created.map(Timestamp::as_millis),
         }),
         Op::RemovePin { key } => OpV1::RemovePin(keys::pin(key)),
         Op::Place { cid, plan } => OpV1::Place(PlaceV1 {
@@ -255,6 +259,7 @@ fn read_request(request: RequestV1) -> Result<Request, KvError> {
             plan: read_plan(put.plan),
             from: put.from.as_deref().map(keys::read_pin).transpose()?,
             unpin_from: put.unpin_from,
+            created: put.created.map(Timestamp::from_millis),
         },
         OpV1::RemovePin(key) => Op::RemovePin {
             key: keys::read_pin(&key)?,

@@ -62,6 +62,7 @@ pub fn of_a_pin() -> anyhow::Result<usize> {
             },
             from: None,
             unpin_from: false,
+            created: None,
         },
     )?;
     Ok(kv.rows().count() - before)

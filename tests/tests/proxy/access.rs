@@ -42,7 +42,11 @@ async fn each_call_takes_its_right() -> anyhow::Result<()> {
         ("pin/ls".to_owned(), 0),
         ("repo/stat".to_owned(), 0),
         ("repo/gc".to_owned(), 2),
-        ("swarm/connect?arg=/ip4/127.0.0.1/tcp/1/p2p/12D3KooWBhV9dp6GQkvFYdvCpwWkRxgnYC4UHPBGtKaqxbxn3Kmr".to_owned(), 2),
+        (
+            "swarm/connect?arg=/ip4/127.0.0.1/tcp/1/p2p/12D3KooWBhV9dp6GQkvFYdvCpwWkRxgnYC4UHPBGtKaqxbxn3Kmr"
+                .to_owned(),
+            2,
+        ),
         ("not/a/call".to_owned(), 2),
         (format!("pin/rm?arg={cid}"), 1),
     ] {
@@ -67,7 +71,10 @@ async fn each_call_takes_its_right() -> anyhow::Result<()> {
     assert_eq!(as_who(&read, &format!("pin/ls?arg={cid}")).await?.status, 200);
     kubo_error(&proxy.call(&format!("pin/ls?arg={cid}")).await?, 500)?;
     kubo_error(&proxy.call(&format!("pin/rm?arg={cid}")).await?, 500)?;
-    assert_eq!(as_who(&pin, &format!("pin/rm?arg={cid}")).await?.json(200)?, pins(&[cid]));
+    assert_eq!(
+        as_who(&pin, &format!("pin/rm?arg={cid}")).await?.json(200)?,
+        pins(&[cid])
+    );
     Ok(())
 }
 
@@ -88,6 +95,9 @@ async fn nobody_gets_in_without_credentials_where_they_are_required() -> anyhow:
     }
     // A browser's question is never asked who it is.
     assert_ne!(request(&proxy.0, "OPTIONS", "/api/v0/version").await?.status, 401);
-    assert_eq!(proxy.call_with("version", &[("Authorization", &admin)]).await?.status, 200);
+    assert_eq!(
+        proxy.call_with("version", &[("Authorization", &admin)]).await?.status,
+        200
+    );
     Ok(())
 }

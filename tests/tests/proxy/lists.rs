@@ -17,8 +17,14 @@ async fn pins_are_listed_in_every_form() -> anyhow::Result<()> {
     assert!(answer.status == 200 && answer.body.is_empty());
 
     let (whole, block) = (cid(1), cid(2));
-    proxy.call(&format!("pin/add?arg={whole}&name=site-a")).await?.json(200)?;
-    proxy.call(&format!("pin/add?arg={block}&recursive=false")).await?.json(200)?;
+    proxy
+        .call(&format!("pin/add?arg={whole}&name=site-a"))
+        .await?
+        .json(200)?;
+    proxy
+        .call(&format!("pin/add?arg={block}&recursive=false"))
+        .await?
+        .json(200)?;
     let keys = |pairs: &[(String, Value)]| json!({ "Keys": pairs.iter().cloned().collect::<serde_json::Map<_, _>>() });
     let recursive = (whole.to_string(), json!({ "Type": "recursive", "Name": "" }));
     let direct = (block.to_string(), json!({ "Type": "direct", "Name": "" }));
@@ -35,8 +41,16 @@ async fn pins_are_listed_in_every_form() -> anyhow::Result<()> {
     ] {
         assert_eq!(proxy.call(call).await?.json(200)?, expected, "{call}");
     }
-    for form in [format!("pin/ls?arg={whole}"), format!("pin/ls/{whole}"), format!("pin/ls/ipfs/{whole}/")] {
-        assert_eq!(proxy.call(&form).await?.json(200)?, keys(&[recursive.clone()]), "{form}");
+    for form in [
+        format!("pin/ls?arg={whole}"),
+        format!("pin/ls/{whole}"),
+        format!("pin/ls/ipfs/{whole}/"),
+    ] {
+        assert_eq!(
+            proxy.call(&form).await?.json(200)?,
+            keys(&[recursive.clone()]),
+            "{form}"
+        );
     }
     let both = proxy.call(&format!("pin/ls?arg={whole}&arg={block}")).await?;
     assert_eq!(both.json(200)?, keys(&[recursive, direct]));
@@ -92,7 +106,10 @@ async fn the_repositories_of_all_members_are_summed() -> anyhow::Result<()> {
     let stat = proxy.call("repo/stat").await?.json(200)?;
     assert_eq!((&stat["RepoSize"], &stat["StorageMax"]), (&json!(123), &json!(3_000)));
     // Clients throw without it.
-    assert!(stat["NumObjects"].is_u64() && stat["RepoPath"].is_string() && stat["Version"].is_string(), "{stat}");
+    assert!(
+        stat["NumObjects"].is_u64() && stat["RepoPath"].is_string() && stat["Version"].is_string(),
+        "{stat}"
+    );
     // A member that says nothing is passed over.
     cluster.fake(1).down().await;
     let waited = cluster.wait_until("the others are summed", LIMIT, async || {

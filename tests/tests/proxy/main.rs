@@ -63,7 +63,11 @@ impl Proxy {
 /// The message of an error in Kubo's form, answered with this status.
 fn kubo_error(answer: &Answer, status: u16) -> anyhow::Result<String> {
     ensure!(answer.status == status, "{}: {}", answer.status, answer.text());
-    ensure!(answer.header("content-type") == Some("application/json"), "{:?}", answer.headers);
+    ensure!(
+        answer.header("content-type") == Some("application/json"),
+        "{:?}",
+        answer.headers
+    );
     let error: Value = serde_json::from_slice(&answer.body)?;
     ensure!(error["Code"] == 0 && error["Type"] == "error", "{error}");
     Ok(error["Message"].as_str().context("it has no message")?.to_owned())

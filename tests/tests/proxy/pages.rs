@@ -43,7 +43,11 @@ async fn pages_may_do_what_kubo_lets_them() -> anyhow::Result<()> {
         &[],
     ] {
         for call in ["pin/ls", "version"] {
-            assert_eq!(proxy.call_with(call, headers).await?.status, 200, "{call} with {headers:?}");
+            assert_eq!(
+                proxy.call_with(call, headers).await?.status,
+                200,
+                "{call} with {headers:?}"
+            );
         }
         let theirs = request_with(&kubo_at, "POST", "/api/v0/version", headers, b"").await?;
         assert_eq!(theirs.status, 200, "{headers:?}");
@@ -52,22 +56,38 @@ async fn pages_may_do_what_kubo_lets_them() -> anyhow::Result<()> {
     // What Kubo says to the page, the cluster's answers say too, errors included.
     let allowed = |answer: &Answer| {
         let of = |name| answer.header(name).map(str::to_owned);
-        (of("access-control-allow-origin"), of("access-control-allow-credentials"))
+        (
+            of("access-control-allow-origin"),
+            of("access-control-allow-credentials"),
+        )
     };
     let passed = proxy.call_with("version", &[("Origin", &own)]).await?;
     for call in ["pin/ls", call.as_str()] {
         let ours = proxy.call_with(call, &[("Origin", &own)]).await?;
         assert_eq!(allowed(&ours), allowed(&passed), "{call}");
         assert_eq!(allowed(&ours).0.as_deref(), Some(own.as_str()));
-        assert!(ours.headers.iter().any(|(name, value)| name == "vary" && value.contains("Origin")));
-        assert!(ours.header("access-control-expose-headers").is_some_and(|names| names.contains("X-Stream-Output")));
-        assert!(ours.header("server").is_some_and(|server| server.starts_with("ipfs-cluster")));
+        assert!(
+            ours.headers
+                .iter()
+                .any(|(name, value)| name == "vary" && value.contains("Origin"))
+        );
+        assert!(
+            ours.header("access-control-expose-headers")
+                .is_some_and(|names| names.contains("X-Stream-Output"))
+        );
+        assert!(
+            ours.header("server")
+                .is_some_and(|server| server.starts_with("ipfs-cluster"))
+        );
     }
     // A browser's question is Kubo's to answer.
     let question = [("Origin", own.as_str()), ("Access-Control-Request-Method", "POST")];
     let answer = request_with(&proxy.0, "OPTIONS", "/api/v0/pin/add", &question, b"").await?;
     assert_eq!(allowed(&answer).0.as_deref(), Some(own.as_str()));
-    let question = [("Origin", "https://evil.example"), ("Access-Control-Request-Method", "POST")];
+    let question = [
+        ("Origin", "https://evil.example"),
+        ("Access-Control-Request-Method", "POST"),
+    ];
     let answer = request_with(&proxy.0, "OPTIONS", "/api/v0/pin/add", &question, b"").await?;
     assert_eq!(allowed(&answer).0, None);
     Ok(())
@@ -129,7 +149,11 @@ async fn pages_that_the_configuration_allows_may_ask() -> anyhow::Result<()> {
         for call in ["pin/ls", "version", "repo/stat"] {
             let answer = proxy.call_with(call, &page).await?;
             assert_eq!(answer.status, 200, "{call}: {}", answer.text());
-            assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"), "{call}");
+            assert_eq!(
+                answer.header("access-control-allow-origin"),
+                Some("https://app.example"),
+                "{call}"
+            );
             assert_eq!(proxy.call_with(call, &evil).await?.status, 403, "{call}");
         }
         let answer = request_with(&proxy.0, "OPTIONS", "/api/v0/pin/add", &question, b"").await?;

@@ -27,12 +27,25 @@ async fn pins_are_made_and_removed_in_every_form() -> anyhow::Result<()> {
     let (one, two, three, four, five) = (cid(1), cid_v0(2), cid(3), cid(4), cid(5));
     let answer = proxy.call(&format!("pin/add?arg={one}&name=a+name")).await?;
     assert_eq!(answer.json(200)?, pins(&[one]));
-    assert!(answer.header("server").is_some_and(|server| server.starts_with("ipfs-cluster/ipfsproxy/")));
+    assert!(
+        answer
+            .header("server")
+            .is_some_and(|server| server.starts_with("ipfs-cluster/ipfsproxy/"))
+    );
     assert_eq!(proxy.call(&format!("pin/add/{two}")).await?.json(200)?, pins(&[two]));
-    assert_eq!(proxy.call(&format!("pin/add/{three}/")).await?.json(200)?, pins(&[three]));
-    assert_eq!(proxy.call(&format!("pin/add/ipfs/{four}")).await?.json(200)?, pins(&[four]));
+    assert_eq!(
+        proxy.call(&format!("pin/add/{three}/")).await?.json(200)?,
+        pins(&[three])
+    );
+    assert_eq!(
+        proxy.call(&format!("pin/add/ipfs/{four}")).await?.json(200)?,
+        pins(&[four])
+    );
     // An encoded slash is one to Kubo's router, so it is to ours.
-    assert_eq!(proxy.call(&format!("pin%2Fadd?arg=/ipfs/{five}/")).await?.json(200)?, pins(&[five]));
+    assert_eq!(
+        proxy.call(&format!("pin%2Fadd?arg=/ipfs/{five}/")).await?.json(200)?,
+        pins(&[five])
+    );
     for cid in [one, two, three, four, five] {
         client.pinned_on(&cid, 3).await?;
         assert_eq!(mode_of(&cluster, &cid).await?, v1::PinMode::Recursive);
@@ -40,13 +53,18 @@ async fn pins_are_made_and_removed_in_every_form() -> anyhow::Result<()> {
     let pin = client.get(&one, v1::Consistency::Linearizable).await?;
     assert_eq!(pin.options.unwrap_or_default().name, "a name");
     let (six, seven) = (cid(6), cid(7));
-    let answer = proxy.call(&format!("pin/add?arg={six}&arg={seven}&recursive=false")).await?;
+    let answer = proxy
+        .call(&format!("pin/add?arg={six}&arg={seven}&recursive=false"))
+        .await?;
     assert_eq!(answer.json(200)?, pins(&[six, seven]));
     for cid in [six, seven] {
         assert_eq!(mode_of(&cluster, &cid).await?, v1::PinMode::Direct);
     }
     let eight = cid(8);
-    proxy.call(&format!("pin/add?arg={eight}&type=direct")).await?.json(200)?;
+    proxy
+        .call(&format!("pin/add?arg={eight}&type=direct"))
+        .await?
+        .json(200)?;
     assert_eq!(mode_of(&cluster, &eight).await?, v1::PinMode::Direct);
     // A pin of the whole does not shrink by accident, and a direct one may grow.
     let message = kubo_error(&proxy.call(&format!("pin/add?arg={one}&recursive=false")).await?, 500)?;
@@ -62,14 +80,23 @@ async fn pins_are_made_and_removed_in_every_form() -> anyhow::Result<()> {
     );
     client.get(&one, v1::Consistency::Linearizable).await?;
 
-    assert_eq!(proxy.call(&format!("pin/rm?arg={one}&arg={two}")).await?.json(200)?, pins(&[one, two]));
+    assert_eq!(
+        proxy.call(&format!("pin/rm?arg={one}&arg={two}")).await?.json(200)?,
+        pins(&[one, two])
+    );
     assert_eq!(proxy.call(&format!("pin/rm/{three}")).await?.json(200)?, pins(&[three]));
-    assert_eq!(proxy.call(&format!("pin/rm/ipfs/{four}/")).await?.json(200)?, pins(&[four]));
+    assert_eq!(
+        proxy.call(&format!("pin/rm/ipfs/{four}/")).await?.json(200)?,
+        pins(&[four])
+    );
     for gone in [one, four] {
         let error = client.get(&gone, v1::Consistency::Linearizable).await;
         ensure!(error.is_err_and(|error| error.code() == tonic::Code::NotFound));
         let message = kubo_error(&proxy.call(&format!("pin/rm?arg={gone}")).await?, 500)?;
-        assert!(message.contains("not pinned") && message.contains("pin is not part of the pinset"), "{message}");
+        assert!(
+            message.contains("not pinned") && message.contains("pin is not part of the pinset"),
+            "{message}"
+        );
     }
 
     for (call, words) in [
@@ -108,11 +135,17 @@ async fn pins_are_updated() -> anyhow::Result<()> {
     proxy.call(&format!("pin/add?arg={one}&name=kept")).await?.json(200)?;
 
     // The one error that is a 400.
-    for call in ["pin/update".to_owned(), format!("pin/update?arg={one}"), format!("pin/update?arg={one}&arg=")] {
+    for call in [
+        "pin/update".to_owned(),
+        format!("pin/update?arg={one}"),
+        format!("pin/update?arg={one}&arg="),
+    ] {
         let message = kubo_error(&proxy.call(&call).await?, 400)?;
         assert!(message.contains("is required"), "{message}");
     }
-    let answer = proxy.call(&format!("pin/update?arg=/ipfs/{one}&arg={two}&unpin=false")).await?;
+    let answer = proxy
+        .call(&format!("pin/update?arg=/ipfs/{one}&arg={two}&unpin=false"))
+        .await?;
     assert_eq!(answer.json(200)?, pins(&[one, two]));
     client.get(&one, v1::Consistency::Linearizable).await?;
     let pin = client.get(&two, v1::Consistency::Linearizable).await?;
@@ -121,7 +154,10 @@ async fn pins_are_updated() -> anyhow::Result<()> {
     assert_eq!(answer.json(200)?, pins(&[two, three]));
     assert!(client.get(&two, v1::Consistency::Linearizable).await.is_err());
     // To itself changes nothing.
-    proxy.call(&format!("pin/update?arg={three}&arg={three}")).await?.json(200)?;
+    proxy
+        .call(&format!("pin/update?arg={three}&arg={three}"))
+        .await?
+        .json(200)?;
     client.get(&three, v1::Consistency::Linearizable).await?;
     let message = kubo_error(&proxy.call(&format!("pin/update?arg={two}&arg={one}")).await?, 500)?;
     assert!(message.contains("not recursively pinned"), "{message}");
@@ -148,7 +184,10 @@ async fn progress_is_told_until_the_pin_is_held() -> anyhow::Result<()> {
     let lines = answer.lines()?;
     let (last, before) = lines.split_last().expect("lines");
     assert_eq!(last, &pins(&[slow]));
-    assert!(before.len() > 1 && before.iter().all(|line| line["Progress"].is_u64()), "{lines:?}");
+    assert!(
+        before.len() > 1 && before.iter().all(|line| line["Progress"].is_u64()),
+        "{lines:?}"
+    );
     let status = cluster.any()?.status(&slow).await?;
     assert_eq!(status.status(), v1::Status::Pinned);
     Ok(())
@@ -161,8 +200,14 @@ async fn an_answer_may_wait_for_the_content() -> anyhow::Result<()> {
     let proxy = Proxy::of(&cluster, 0);
     let slow = fresh_cid();
     cluster.fake(0).fail_pin(&slow, Fault::Delay(Duration::from_secs(2)));
-    assert_eq!(proxy.call(&format!("pin/add?arg={slow}")).await?.json(200)?, pins(&[slow]));
+    assert_eq!(
+        proxy.call(&format!("pin/add?arg={slow}")).await?.json(200)?,
+        pins(&[slow])
+    );
     assert_eq!(cluster.any()?.status(&slow).await?.status(), v1::Status::Pinned);
-    assert_eq!(proxy.call("pin/ls").await?.json(200)?, json!({ "Keys": { slow.to_string(): { "Type": "recursive", "Name": "" } } }));
+    assert_eq!(
+        proxy.call("pin/ls").await?.json(200)?,
+        json!({ "Keys": { slow.to_string(): { "Type": "recursive", "Name": "" } } })
+    );
     Ok(())
 }

@@ -236,6 +236,7 @@ pub fn put_pin(name: &str, nodes: Vec<NodeId>) -> Op {
         plan,
         from: None,
         unpin_from: false,
+        created: None,
     }
 }
 

@@ -20,7 +20,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -31,7 +31,7 @@ use tower::ServiceExt as _;
 use self::connection::Serving;
 pub(crate) use self::life::Life;
 use self::life::Resting;
-pub use self::options::{Paths, ServerOptions};
+pub use self::options::{Observer, Paths, ServerOptions};
 use self::pipeline::Pipeline;
 use self::service::Answer;
 use crate::{Authenticate, ErrorForm, Failure, Limits};
@@ -230,5 +230,9 @@ impl Answer for Full {
 
     fn form(&self) -> ErrorForm {
         self.0.form()
+    }
+
+    fn answered(&self, status: StatusCode, took: Duration) {
+        self.0.answered(status, took);
     }
 }

@@ -1,8 +1,10 @@
 //! How one server answers.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::{Cors, ErrorForm, Limits, auth};
 
@@ -25,6 +27,15 @@ pub struct ServerOptions {
     pub realm: String,
     /// What is made of paths before the router sees them.
     pub paths: Paths,
+    /// Told of every answer.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+/// Whoever counts requests.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A request to the server of this name was answered: with which status, and how long it took until the head of the
+    /// answer was there. Called on the task that answers: it must not wait.
+    fn answered(&self, server: &'static str, status: StatusCode, took: Duration);
 }
 
 /// What is made of paths before the router sees them.
@@ -53,6 +64,7 @@ impl ServerOptions {
             tls: None,
             realm: auth::REALM.to_owned(),
             paths: Paths::default(),
+            observer: None,
         }
     }
 }

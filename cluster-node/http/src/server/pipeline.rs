@@ -184,6 +184,12 @@ impl Answer for Pipeline {
     fn form(&self) -> ErrorForm {
         self.options.error_form
     }
+
+    fn answered(&self, status: StatusCode, took: Duration) {
+        if let Some(observer) = &self.options.observer {
+            observer.answered(self.options.name, status, took);
+        }
+    }
 }
 
 fn has_content_type(response: &Response) -> bool {

@@ -16,7 +16,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
@@ -36,6 +36,10 @@ pub trait Answer: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// How errors are written that come about outside of it.
     fn form(&self) -> ErrorForm;
+    /// A request was answered: with which status, and how long it took until the head of the answer was there.
+    fn answered(&self, status: StatusCode, took: Duration) {
+        let _ = (status, took);
+    }
 }
 
 /// What hyper calls.
@@ -63,8 +67,10 @@ impl hyper::service::Service<http::Request<Incoming>> for Service {
         request.headers_mut().remove(header::TE);
         request.extensions_mut().insert(ConnectInfo(self.remote));
         let answer = self.answer.clone();
-        let form = answer.form();
+        let teller = answer.clone();
+        let begun = Instant::now();
         Box::pin(async move {
+            let form = teller.form();
             let answered = AssertUnwindSafe(async move { answer.answer(request).await }).catch_unwind();
             let mut response = answered.await.unwrap_or_else(|_| {
                 tracing::error!("a request made its handler panic");
@@ -75,11 +81,13 @@ impl hyper::service::Service<http::Request<Incoming>> for Service {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
-            if !trailed && response.headers_mut().remove(header::TRAILER).is_some() {
-                // Chunks that don't come to their end tell of the error; without chunks only a reset does.
-                let life = (version < Version::HTTP_11).then(|| answering.0.clone());
+            let closes = version < Version::HTTP_11;
+            if !trailed && (response.headers_mut().remove(header::TRAILER).is_some() || closes) {
+                // Chunks that don't come to their end tell of an error; without chunks only a reset does.
+                let life = closes.then(|| answering.0.clone());
                 response = response.map(|body| Body::new(Untrailed::new(body, life)));
             }
+            teller.answered(response.status(), begun.elapsed());
             let access = access.map(|access| access.answered(&response));
             Ok(response.map(|body| Sent {
                 body,

@@ -93,7 +93,6 @@ async fn a_head_that_stays_behind_is_408_and_silence_is_closed() {
     }
     assert!(is_over(&mut silent).await && is_over(&mut slow).await);
     assert!(began.elapsed() >= SHORT);
-    assert_eq!(served.ask(GET).await.status, 200);
 }
 
 #[tokio::test]
@@ -107,8 +106,6 @@ async fn a_connection_without_requests_is_closed_after_its_time() {
     for _ in 0..2 {
         client.say(GET).await;
         assert_eq!(client.answer().await.status, 200);
-        // It begins anew with each request.
-        tokio::time::sleep(SHORT / 2).await;
     }
     let began = Instant::now();
     assert!(is_over(&mut client).await);

@@ -1,6 +1,7 @@
 //! Streams of lines, and what is told at their end.
 
 use axum::Router;
+use axum::body::Body;
 use axum::response::Response;
 use axum::routing::{get, post};
 use cluster_http::multipart::Parts;
@@ -34,9 +35,14 @@ async fn echo(parts: Parts) -> Response {
 }
 
 async fn served() -> Served {
+    let breaks = || async {
+        let pieces = [Ok("piece"), Err(std::io::Error::other("broken"))];
+        Body::from_stream(stream::iter(pieces))
+    };
     let router = Router::new()
         .route("/lines", get(lines).post(lines))
-        .route("/parts", post(echo));
+        .route("/parts", post(echo))
+        .route("/breaks", get(breaks));
     Served::rest(router, Limits::default()).await
 }
 
@@ -114,6 +120,22 @@ async fn http_1_0_gets_neither_chunks_nor_trailers_and_an_error_resets_it() {
     client.say("GET /lines?n=2&error=x HTTP/1.0\r\n\r\n").await;
     let (_, proper) = client.rest().await;
     assert!(!proper, "it looks as if all had been there");
+
+    // The same for any body; and one whose length is known keeps it.
+    for version in [0, 1] {
+        let mut client = served.connect().await;
+        client
+            .say(format!("GET /breaks HTTP/1.{version}\r\nHost: x\r\n\r\n"))
+            .await;
+        let (text, proper) = client.rest().await;
+        assert!(!text.ends_with("0\r\n\r\n") && proper == (version == 1), "{text}");
+    }
+    let mut client = served.connect().await;
+    client
+        .say("GET /nothing HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        .await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.header("content-length")), (404, Some("35")));
 }
 
 #[tokio::test]

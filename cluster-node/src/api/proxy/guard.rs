@@ -61,14 +61,6 @@ impl Page {
             _ => None,
         }
     }
-
-    /// The origin, allowed or not.
-    pub fn origin(&self) -> Option<&HeaderValue> {
-        match self {
-            Self::Own(origin) | Self::Foreign(origin) => Some(origin),
-            Self::None | Self::Refused => None,
-        }
-    }
 }
 
 /// The origin of a page's address.

@@ -80,6 +80,7 @@ impl Proxy {
             request_id: None,
             allow_unplaced: false,
             held_by,
+            created: None,
         };
         self.pins.pin(wish, WAIT_DEFAULT).await.map_err(failure)?;
         Ok(())

@@ -115,6 +115,7 @@ impl Rest {
                     request_id: None,
                     allow_unplaced: false,
                     held_by: Vec::new(),
+                    created: None,
                 };
                 self.pins.pin(wish, WAIT_DEFAULT).await.map_err(failure)?.1
             }

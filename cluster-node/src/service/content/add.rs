@@ -294,6 +294,7 @@ impl Adding {
                 request_id: self.wish.request_id.clone().filter(|_| roots.len() == 1),
                 allow_unplaced: false,
                 held_by: held.nodes.iter().map(|(node, _)| *node).collect(),
+                created: None,
             };
             pin = Some(self.pins.pin(wish, wait).await?);
         }

@@ -88,6 +88,7 @@ impl State {
             plan,
             from: None,
             unpin_from: false,
+            created: None,
         };
         self.one(time, op);
     }

@@ -19,6 +19,7 @@ impl Driver {
                 plan,
                 from,
                 unpin_from,
+                created,
             } => {
                 let mut options = options.clone();
                 options.replication = match options.replication.resolve(self.shared.settings().replication) {
@@ -38,6 +39,7 @@ impl Driver {
                     plan,
                     from: from.clone(),
                     unpin_from: *unpin_from,
+                    created: *created,
                 }
             }
             other => other.clone(),

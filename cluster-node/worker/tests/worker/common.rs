@@ -484,6 +484,7 @@ pub fn settings(id: NodeId) -> NodeSettings {
     NodeSettings {
         id,
         name: format!("node-{}", id.0),
+        adopts: false,
         pin_name: PIN_NAME.into(),
         pins_per_second: 0.0,
         burst: 1,

@@ -1,4 +1,4 @@
-//! The objects of `add`, `get` and `export`.
+//! The objects of `add` and `get`.
 
 use cluster_proto::v1;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! `[rest]`: the REST API of IPFS Cluster.
+//! What all HTTP APIs of a peer share: where they listen, TLS, limits, CORS. Each has a section of its own with all of it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,10 +12,9 @@ use super::error::Problems;
 use super::options::{Kind, OptionSpec, SectionSpec};
 use super::values;
 
-/// Checked values of the section.
+/// Checked values of `[rest]`, and of what other sections share with it. Unknown keys are found by the tables, before.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rest {
+pub struct HttpApi {
     /// Where clients connect; empty = nowhere.
     pub listen: Vec<SocketAddr>,
     /// Certificates in PEM; empty = no TLS.
@@ -121,17 +120,26 @@ fn origin(text: &str) -> Result<(), String> {
 const KIB: u64 = 1 << 10;
 const HOUR_MS: u64 = 3_600_000;
 
-pub(super) const SECTION: SectionSpec = SectionSpec {
-    name: "rest",
-    repeated: false,
-    doc: "The REST API of IPFS Cluster 1.1.6, for its clients.",
-    options: &[
+/// Where the servers differ.
+pub(super) struct Defaults {
+    pub listen: &'static str,
+    pub listen_doc: &'static str,
+    pub cors_origins: &'static str,
+    pub cors_methods: &'static str,
+    pub cors_headers: &'static str,
+}
+
+/// How many options all have.
+pub(super) const COMMON: usize = 22;
+
+/// The options that all have.
+pub(super) const fn options(defaults: &Defaults) -> [OptionSpec; COMMON] {
+    [
         OptionSpec {
             key: "listen",
             kind: Kind::CheckedList(listen),
-            default: Some(r#"["127.0.0.1:9094"]"#),
-            doc: "Where clients connect. Empty: nowhere, the API is off. While no credentials exist, whoever reaches it \
-                  may do anything.",
+            default: Some(defaults.listen),
+            doc: defaults.listen_doc,
         },
         OptionSpec {
             key: "tls_cert_file",
@@ -220,19 +228,19 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
         OptionSpec {
             key: "cors_origins",
             kind: Kind::CheckedList(origin),
-            default: Some(r#"["*"]"#),
+            default: Some(defaults.cors_origins),
             doc: "Origins whose pages a browser lets ask. Empty: none.",
         },
         OptionSpec {
             key: "cors_methods",
             kind: Kind::CheckedList(method),
-            default: Some(r#"["GET"]"#),
+            default: Some(defaults.cors_methods),
             doc: "Methods that such a page may use.",
         },
         OptionSpec {
             key: "cors_headers",
             kind: Kind::CheckedList(header_or_any),
-            default: Some(r#"["accept", "content-type", "x-requested-with"]"#),
+            default: Some(defaults.cors_headers),
             doc: "Headers that such a page may send; \"*\" for any. With credentials it needs \"authorization\".",
         },
         OptionSpec {
@@ -261,27 +269,62 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             default: Some("{}"),
             doc: "Headers that are put onto every answer, such as { X-Served-By = \"pinfleet\" }.",
         },
-    ],
+    ]
+}
+
+/// The options of a section that has some of its own behind those that all have.
+pub(super) const fn joined<const OWN: usize, const ALL: usize>(
+    common: &[OptionSpec; COMMON],
+    own: &[OptionSpec; OWN],
+) -> [OptionSpec; ALL] {
+    assert!(ALL == COMMON + OWN, "as many as both together");
+    let mut all = [common[0]; ALL];
+    let mut at = 0;
+    while at < ALL {
+        all[at] = if at < COMMON { common[at] } else { own[at - COMMON] };
+        at += 1;
+    }
+    all
+}
+
+const REST: [OptionSpec; COMMON] = options(&Defaults {
+    listen: r#"["127.0.0.1:9094"]"#,
+    listen_doc: "Where clients connect. Empty: nowhere, the API is off. While no credentials exist, whoever reaches it \
+                 may do anything.",
+    cors_origins: r#"["*"]"#,
+    cors_methods: r#"["GET"]"#,
+    cors_headers: r#"["accept", "content-type", "x-requested-with"]"#,
+});
+
+/// `[rest]`
+pub(super) const REST_SECTION: SectionSpec = SectionSpec {
+    name: "rest",
+    repeated: false,
+    doc: "The REST API of IPFS Cluster 1.1.6, for its clients.",
+    options: &REST,
 };
 
-impl Rest {
-    pub(super) fn check(&self, problems: &mut Problems<'_>) {
+impl HttpApi {
+    pub(super) fn check(&self, section: &str, problems: &mut Problems<'_>) {
         let given = |file: &PathBuf| !file.as_os_str().is_empty();
         for (one, other, has_one, has_other) in [
             ("cert", "key", given(&self.tls_cert_file), given(&self.tls_key_file)),
             ("key", "cert", given(&self.tls_key_file), given(&self.tls_cert_file)),
         ] {
             if !has_one && has_other {
-                let option = format!("rest.tls_{one}_file");
+                let option = format!("{section}.tls_{one}_file");
                 problems.add(
                     &option,
-                    &format!("given, since `rest.tls_{other}_file` is: TLS takes both"),
+                    &format!("given, since `{section}.tls_{other}_file` is: TLS takes both"),
                 );
             }
         }
         for (name, value) in &self.headers {
             if HeaderName::try_from(name).is_err() || HeaderValue::try_from(value).is_err() {
-                problems.add("rest.headers", "names and values that a header of HTTP may have");
+                problems.add(
+                    &format!("{section}.headers"),
+                    "names and values that a header of HTTP may have",
+                );
                 break;
             }
         }
