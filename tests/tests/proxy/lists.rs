@@ -98,8 +98,8 @@ async fn the_repositories_of_all_members_are_summed() -> anyhow::Result<()> {
     let cluster = Cluster::start(ClusterOptions::fakes(3)).await?;
     for (node, used) in [(0, 100), (1, 20), (2, 3)] {
         cluster.fake(node).set(|settings| {
-            settings.repo_size = used;
-            settings.storage_max = 1_000;
+            settings.used_bytes = used;
+            settings.max_bytes = 1_000;
         });
     }
     let proxy = Proxy::of(&cluster, 0);

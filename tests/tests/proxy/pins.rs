@@ -170,7 +170,7 @@ async fn progress_is_told_until_the_pin_is_held() -> anyhow::Result<()> {
     let proxy = Proxy::of(&cluster, 0);
     let slow = fresh_cid();
     for node in 0..2 {
-        cluster.fake(node).fail_pin(&slow, Fault::Delay(Duration::from_secs(2)));
+        cluster.fake(node).fail_pin(&slow, Fault::Delay { millis: 2_000 });
     }
     // Without it the answer comes at once.
     let begun = std::time::Instant::now();
@@ -199,7 +199,7 @@ async fn an_answer_may_wait_for_the_content() -> anyhow::Result<()> {
     let cluster = Cluster::start(options).await?;
     let proxy = Proxy::of(&cluster, 0);
     let slow = fresh_cid();
-    cluster.fake(0).fail_pin(&slow, Fault::Delay(Duration::from_secs(2)));
+    cluster.fake(0).fail_pin(&slow, Fault::Delay { millis: 2_000 });
     assert_eq!(
         proxy.call(&format!("pin/add?arg={slow}")).await?.json(200)?,
         pins(&[slow])
