@@ -42,6 +42,7 @@ impl Rig {
             node: node.clone(),
             source: store.clone(),
             sink: store.clone(),
+            held: None,
             inside: None,
         };
         let served = Served::new(rpc::router(parts, options), limits()).await;

@@ -61,6 +61,7 @@ fn parts(node: &EmbeddedNode) -> RpcNode {
     RpcNode {
         node: Arc::new(node.clone()),
         source: Arc::new(Looked(node.clone())),
+        held: Some(Arc::new(node.source(false))),
         sink: Arc::new(node.keeper()) as Arc<dyn Sink>,
         inside: Some(Arc::new(InsideNode(node.clone()))),
     }

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
-use cluster_content::{ContentError, Scope, WalkOptions};
+use cluster_content::{Content, ContentError, Scope, WalkOptions};
 use cluster_dag::codec::{DAG_CBOR, DAG_JSON, DAG_PB, RAW};
 use cluster_dag::{BLOCK_BYTES_MAX, Block, HashFunction, value};
 use cluster_http::Limits;
@@ -26,20 +26,22 @@ use super::{Arguments, Rpc, all, flag, paths, value as option};
 const INPUT_BYTES_MAX: usize = 4 * BLOCK_BYTES_MAX;
 
 pub(super) async fn block_get(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -> Result<Response, Failure> {
-    let cid = paths::block(&rpc.content, argument(&arguments)?).await?;
-    let block = rpc.content.block(&cid).await?;
+    let content = rpc.view(&arguments)?;
+    let cid = paths::block(&content, argument(&arguments)?).await?;
+    let block = content.block(&cid).await?;
     Ok(answer(Body::from(block.bytes().clone()), "application/vnd.ipld.raw"))
 }
 
 pub(super) async fn block_stat(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -> Result<Json<Value>, Failure> {
-    let cid = paths::block(&rpc.content, argument(&arguments)?).await?;
+    let content = rpc.view(&arguments)?;
+    let cid = paths::block(&content, argument(&arguments)?).await?;
     let known = match &rpc.inside {
         Some(inside) => inside.size(&cid).await?,
         None => None,
     };
     let size = match known {
         Some(size) => size,
-        None => rpc.content.block(&cid).await?.bytes().len() as u64,
+        None => content.block(&cid).await?.bytes().len() as u64,
     };
     Ok(Json(json!({ "Key": cid.to_string(), "Size": size })))
 }
@@ -186,10 +188,11 @@ async fn take(
 
 /// A block, or what stands in it, in the codec that is asked for.
 pub(super) async fn dag_get(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -> Result<Response, Failure> {
+    let content = rpc.view(&arguments)?;
     let output = option(&arguments, "output-codec").filter(|codec| !codec.is_empty());
     let output = codec(output.unwrap_or("dag-json"))?;
-    let place = paths::follow(&rpc.content, argument(&arguments)?).await?;
-    let block = rpc.content.block(&place.cid).await?;
+    let place = paths::follow(&content, argument(&arguments)?).await?;
+    let block = content.block(&place.cid).await?;
     let failed = |error: value::ValueError| Failure::normal(error.to_string());
     let whole = value::decode(place.cid.codec(), block.bytes()).map_err(failed)?;
     let (found, _) = value::step(&whole, &place.rest).map_err(failed)?;
@@ -198,7 +201,8 @@ pub(super) async fn dag_get(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -
 }
 
 pub(super) async fn dag_resolve(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -> Result<Json<Value>, Failure> {
-    let place = paths::follow(&rpc.content, argument(&arguments)?).await?;
+    let content = rpc.view(&arguments)?;
+    let place = paths::follow(&content, argument(&arguments)?).await?;
     Ok(Json(json!({
         "Cid": { "/": place.cid.to_string() },
         "RemPath": place.rest.join("/"),
@@ -211,8 +215,9 @@ pub(super) async fn dag_export(
     Extension(permit): Extension<Permit>,
     arguments: Arguments,
 ) -> Result<Response, Failure> {
-    let cid = paths::block(&rpc.content, argument(&arguments)?).await?;
-    let mut bytes = rpc.content.car(vec![cid], WalkOptions::default());
+    let content = rpc.view(&arguments)?;
+    let cid = paths::block(&content, argument(&arguments)?).await?;
+    let mut bytes = content.car(vec![cid], WalkOptions::default());
     // That it can't begin has a status of its own.
     let first = bytes.try_next().await?;
     let bytes = futures::stream::iter(first.map(Ok)).chain(bytes).map(move |bytes| {
@@ -228,22 +233,23 @@ pub(super) async fn dag_stat(
     Extension(permit): Extension<Permit>,
     arguments: Arguments,
 ) -> Result<Response, Failure> {
+    let content = rpc.view(&arguments)?;
     let mut roots: Vec<Cid> = Vec::new();
     for text in all(&arguments, "arg") {
-        roots.push(paths::block(&rpc.content, text).await?);
+        roots.push(paths::block(&content, text).await?);
     }
     argument(&arguments)?;
     let lines = try_stream! {
         let _held = permit;
         let (mut stats, mut summed) = (Vec::new(), 0_u64);
         for root in &roots {
-            let (blocks, bytes) = measure(&rpc, vec![*root]).await?;
+            let (blocks, bytes) = measure(&content, vec![*root]).await?;
             summed += bytes;
             stats.push(json!({ "Cid": root.to_string(), "Size": bytes, "NumBlocks": blocks }));
         }
         let (unique, total) = match roots.len() {
             1 => (stats[0]["NumBlocks"].as_u64().unwrap_or_default(), summed),
-            _ => measure(&rpc, roots.clone()).await?,
+            _ => measure(&content, roots.clone()).await?,
         };
         let shared = summed.saturating_sub(total);
         let ratio = if total == 0 { 1.0 } else { summed as f64 / total as f64 };
@@ -260,12 +266,12 @@ pub(super) async fn dag_stat(
 }
 
 /// Blocks and bytes below these roots, each block once.
-async fn measure(rpc: &Rpc, roots: Vec<Cid>) -> Result<(u64, u64), ContentError> {
+async fn measure(content: &Content, roots: Vec<Cid>) -> Result<(u64, u64), ContentError> {
     let options = WalkOptions {
         scope: Scope::All,
         duplicates: false,
     };
-    let mut blocks = rpc.content.walk(roots, options);
+    let mut blocks = content.walk(roots, options);
     let (mut count, mut bytes) = (0, 0);
     while let Some(block) = blocks.try_next().await? {
         count += 1;

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use cluster_content::{ByteStream, ContentError};
+use cluster_content::{ByteStream, Content, ContentError};
 use cluster_dag::codec::RAW;
 use cluster_dag::unixfs::{DirectoryEntry, Node};
 use flate2::Compression;
@@ -43,9 +43,10 @@ pub(super) async fn cat(
     Extension(permit): Extension<Permit>,
     arguments: Arguments,
 ) -> Result<Response, Failure> {
+    let content = rpc.view(&arguments)?;
     let mut start = number(&arguments, "offset")?.unwrap_or(0);
     let mut length = number(&arguments, "length")?;
-    let roots: Vec<Cid> = roots(&rpc, &arguments).await?;
+    let roots: Vec<Cid> = roots(&content, &arguments).await?;
     let mut files: Vec<ByteStream> = Vec::new();
     let mut total = 0_u64;
     for root in roots {
@@ -53,7 +54,7 @@ pub(super) async fn cat(
         if length == Some(0) && total > 0 {
             break;
         }
-        let bytes = match rpc.content.node(&root).await? {
+        let bytes = match content.node(&root).await? {
             Node::File { bytes, .. } => bytes,
             _ if start > 0 || total > 0 => return Err(Failure::normal(format!("{root} is no file"))),
             // The reader says what it is.
@@ -63,7 +64,7 @@ pub(super) async fn cat(
             start -= bytes;
             continue;
         }
-        let file = rpc.content.cat(root, start, length).await?;
+        let file = content.cat(root, start, length).await?;
         let sent = (bytes - start).min(length.unwrap_or(u64::MAX));
         start = 0;
         length = length.map(|length| length - sent);
@@ -82,11 +83,11 @@ pub(super) async fn cat(
     Ok(answer)
 }
 
-async fn roots(rpc: &Rpc, arguments: &Arguments) -> Result<Vec<Cid>, Failure> {
+async fn roots(content: &Content, arguments: &Arguments) -> Result<Vec<Cid>, Failure> {
     argument(arguments)?;
     let mut roots = Vec::new();
     for text in all(arguments, "arg") {
-        roots.push(paths::block(&rpc.content, text).await?);
+        roots.push(paths::block(content, text).await?);
     }
     Ok(roots)
 }
@@ -97,6 +98,7 @@ pub(super) async fn get(
     Extension(permit): Extension<Permit>,
     arguments: Arguments,
 ) -> Result<Response, Failure> {
+    let content = rpc.view(&arguments)?;
     let text = argument(&arguments)?;
     let level = number(&arguments, "compression-level")?;
     let level = match (flag(&arguments, "compress", false)?, level) {
@@ -106,12 +108,12 @@ pub(super) async fn get(
         (true, Some(_)) => return Err(Failure::client("compression level must be between 1 and 9")),
     };
     let archive = flag(&arguments, "archive", false)?;
-    let cid = paths::block(&rpc.content, text).await?;
-    let node = rpc.content.node(&cid).await?;
+    let cid = paths::block(&content, text).await?;
+    let node = content.node(&cid).await?;
     let name = text.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let bytes = match (&level, archive, &node) {
-        (Some(_), false, Node::File { .. }) => rpc.content.cat(cid, 0, None).await?.bytes,
-        _ => rpc.content.tar(cid, name),
+        (Some(_), false, Node::File { .. }) => content.cat(cid, 0, None).await?.bytes,
+        _ => content.tar(cid, name),
     };
     let (bytes, kind) = match level {
         None => (bytes, "application/x-tar"),
@@ -151,19 +153,20 @@ pub(super) async fn ls(
     Extension(permit): Extension<Permit>,
     arguments: Arguments,
 ) -> Result<Response, Failure> {
+    let content = rpc.view(&arguments)?;
     argument(&arguments)?;
     let kinds = flag(&arguments, "resolve-type", true)? || flag(&arguments, "size", true)?;
     let mut places = Vec::new();
     for text in all(&arguments, "arg") {
-        let cid = paths::block(&rpc.content, text).await?;
-        let is_directory = matches!(rpc.content.node(&cid).await?, Node::Directory { .. });
+        let cid = paths::block(&content, text).await?;
+        let is_directory = matches!(content.node(&cid).await?, Node::Directory { .. });
         places.push((text.to_owned(), cid, is_directory));
     }
     if flag(&arguments, "stream", false)? {
         let lines = try_stream! {
             let _held = permit;
             for (text, cid, is_directory) in places {
-                let mut links = links(&rpc, cid, is_directory, kinds);
+                let mut links = links(&content, cid, is_directory, kinds);
                 while let Some(link) = links.try_next().await? {
                     yield line(&json!({ "Objects": [{ "Hash": text, "Links": [link] }] }));
                 }
@@ -175,7 +178,7 @@ pub(super) async fn ls(
     let (mut objects, mut count) = (Vec::new(), 0);
     for (text, cid, is_directory) in places {
         let mut found = Vec::new();
-        let mut links = links(&rpc, cid, is_directory, kinds);
+        let mut links = links(&content, cid, is_directory, kinds);
         while let Some(link) = links.try_next().await? {
             count += 1;
             if count > ENTRIES_MAX {
@@ -193,7 +196,7 @@ pub(super) async fn ls(
 
 /// What stands in a directory; of a file nothing.
 fn links(
-    rpc: &Arc<Rpc>,
+    content: &Content,
     cid: Cid,
     is_directory: bool,
     kinds: bool,
@@ -201,16 +204,16 @@ fn links(
     if !is_directory {
         return futures::stream::empty().boxed();
     }
-    let entries = rpc.content.list(cid);
-    let rpc = rpc.clone();
+    let entries = content.list(cid);
+    let content = content.clone();
     let looked_up = entries.map(move |entry| {
-        let rpc = rpc.clone();
-        async move { link(&rpc, entry?, kinds).await }
+        let content = content.clone();
+        async move { link(&content, entry?, kinds).await }
     });
     looked_up.buffered(KINDS_AT_ONCE).boxed()
 }
 
-async fn link(rpc: &Rpc, entry: DirectoryEntry, kinds: bool) -> Result<Value, ContentError> {
+async fn link(content: &Content, entry: DirectoryEntry, kinds: bool) -> Result<Value, ContentError> {
     let mut link = json!({
         "Name": String::from_utf8_lossy(&entry.name),
         "Hash": entry.cid.to_string(),
@@ -225,7 +228,7 @@ async fn link(rpc: &Rpc, entry: DirectoryEntry, kinds: bool) -> Result<Value, Co
             return Ok(link);
         }
         _ if !kinds => return Ok(link),
-        _ => match rpc.content.node(&entry.cid).await? {
+        _ => match content.node(&entry.cid).await? {
             Node::File { bytes, metadata } => {
                 link["Type"] = FILE.into();
                 link["Size"] = bytes.into();
@@ -276,6 +279,7 @@ pub(super) async fn refs(
     Extension(permit): Extension<Permit>,
     arguments: Arguments,
 ) -> Result<Response, Failure> {
+    let content = rpc.view(&arguments)?;
     let recursive = flag(&arguments, "recursive", false)?;
     let unique = flag(&arguments, "unique", false)?;
     let edges = flag(&arguments, "edges", false)?;
@@ -293,7 +297,7 @@ pub(super) async fn refs(
             .map_err(|_| Failure::client(format!("max-depth is a number, and no {text:?}")))?,
         None => usize::MAX,
     };
-    let roots = roots(&rpc, &arguments).await?;
+    let roots = roots(&content, &arguments).await?;
     let lines = try_stream! {
         let _held = permit;
         let mut seen = HashSet::new();
@@ -303,7 +307,7 @@ pub(super) async fn refs(
                 if depth >= depth_max {
                     continue;
                 }
-                let links = rpc.content.block(&from).await?.links()?;
+                let links = content.block(&from).await?.links()?;
                 for to in links.iter().rev() {
                     if depth + 1 < depth_max && open.len() < LINKS_MAX && to.codec() != RAW {
                         open.push((*to, depth + 1));
@@ -327,7 +331,8 @@ pub(super) async fn refs(
 }
 
 pub(super) async fn resolve(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -> Result<Json<Value>, Failure> {
-    let place = paths::follow(&rpc.content, argument(&arguments)?).await?;
+    let content = rpc.view(&arguments)?;
+    let place = paths::follow(&content, argument(&arguments)?).await?;
     let mut path = format!("/ipfs/{}", place.cid);
     for name in place.rest {
         path.push('/');

@@ -51,6 +51,8 @@ pub struct RpcNode {
     pub node: Arc<dyn IpfsNode>,
     /// What it holds, or finds.
     pub source: Arc<dyn Source>,
+    /// What it holds, for calls that are to ask nobody else (`offline=true`); none where that is all there is.
+    pub held: Option<Arc<dyn Source>>,
     /// Where `dag/import` puts blocks.
     pub sink: Arc<dyn Sink>,
     /// More of the node; without it the calls that need it are refused.
@@ -78,6 +80,7 @@ impl Default for RpcOptions {
 struct Rpc {
     node: Arc<dyn IpfsNode>,
     content: Content,
+    held: Content,
     sink: Arc<dyn Sink>,
     inside: Option<Arc<dyn Inside>>,
     options: RpcOptions,
@@ -102,6 +105,7 @@ pub fn inner_router(node: RpcNode, options: RpcOptions) -> Router {
 fn routes(node: RpcNode, options: RpcOptions, guarded: bool) -> Router {
     let rpc = Arc::new(Rpc {
         node: node.node,
+        held: Content::new(node.held.unwrap_or_else(|| node.source.clone())),
         content: Content::new(node.source),
         sink: node.sink,
         inside: node.inside,
@@ -184,6 +188,16 @@ async fn admit(State(rpc): State<Arc<Rpc>>, mut request: Request, next: Next) ->
     };
     request.extensions_mut().insert(answer::Permit::new(permit));
     next.run(request).await
+}
+
+impl Rpc {
+    /// Content as a call may see it.
+    fn view(&self, arguments: &Arguments) -> Result<Content, Failure> {
+        Ok(match flag(arguments, "offline", false)? {
+            true => self.held.clone(),
+            false => self.content.clone(),
+        })
+    }
 }
 
 /// Arguments of a call, in order.

@@ -43,6 +43,8 @@ struct Remembered {
 pub struct Mirror {
     cors: Mutex<HashMap<(String, String), Remembered>>,
     own: Mutex<Option<Remembered>>,
+    /// Held by who asks anew; others take what is known.
+    asking: tokio::sync::Mutex<()>,
 }
 
 impl Proxy {
@@ -98,6 +100,9 @@ impl Proxy {
         {
             return known.headers.clone();
         }
+        let Ok(_asking) = self.mirror.asking.try_lock() else {
+            return known.map(|known| known.headers).unwrap_or_default();
+        };
         let path = self.options.mirror_path.as_str();
         let request = Request::builder().method(Method::POST).uri(path).body(Body::empty());
         let remembered = match self.ask(request.ok()).await {
