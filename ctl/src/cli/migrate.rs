@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use node_core::PeerId;
 
 use crate::spec::parse_pair;
@@ -56,15 +56,15 @@ pub enum Sharded {
 
 /// `import`
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("source").required(true).args(["file", "from_url"])))]
 pub struct ImportFrom {
     /// What kind of cluster the pins come from
     #[arg(long, value_enum)]
     pub from: Cluster,
     /// The list; `-` reads stdin, which can't be compared afterwards
-    #[arg(required_unless_present = "from_url")]
     pub file: Option<PathBuf>,
     /// Read it from the REST API of a cluster that runs
-    #[arg(long, value_name = "URL", conflicts_with = "file")]
+    #[arg(long, value_name = "URL")]
     pub from_url: Option<String>,
     /// With --from-url: keep the list here [default: ipfs-cluster-HOST-PORT.jsonl]
     #[arg(long, value_name = "FILE", requires = "from_url")]

@@ -141,14 +141,14 @@ async fn peers(context: &Context, arguments: &ExportTo) -> Result<BTreeMap<Strin
                 .await
         })
         .await?;
-    let mut peers = BTreeMap::new();
-    for node in answer.nodes {
+    let mut peers: BTreeMap<String, PeerId> = BTreeMap::new();
+    for node in &answer.nodes {
         if let Ok(member) = node.member_id.parse() {
-            peers.insert(node.name, member);
+            peers.insert(node.name.clone(), member);
         }
     }
     for (node, peer) in &arguments.map {
-        if !peers.contains_key(node) {
+        if !answer.nodes.iter().any(|known| known.name == *node) {
             return Err(Failure::usage(format!("map {node:?}: there is no such storage node"))
                 .hint("`cluster-ctl node ls` shows them"));
         }

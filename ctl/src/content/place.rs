@@ -17,6 +17,7 @@ use crate::exit::Failure;
 const PREFIX: &str = ".pinfleet-";
 const SUFFIX: &str = ".part";
 
+/// A file that can't be written.
 pub fn cant_write(place: &Path, error: &io::Error) -> Failure {
     Failure::local(format!("can't write {}: {error}", place.display()))
 }

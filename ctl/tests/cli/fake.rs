@@ -512,6 +512,7 @@ impl Cluster for Service {
             weight: request.weight,
             state: v1::NodeState::Active.into(),
             report: None,
+            ..v1::StorageNode::default()
         }))
     }
 

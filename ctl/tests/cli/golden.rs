@@ -478,6 +478,7 @@ fn help() {
     session.run(&server, &["add", "--help"]);
     session.run(&server, &["get", "--help"]);
     session.run(&server, &["cat", "--help"]);
+    session.run(&server, &["import", "--help"]);
     session.run(&server, &["export", "--help"]);
     session.run(&server, &["token", "create", "--help"]);
     session.run(&server, &["credential", "create", "--help"]);

@@ -69,6 +69,7 @@ fn nodes() -> Vec<v1::StorageNode> {
             concurrency: 32,
             ..v1::NodeReport::default()
         }),
+        ..v1::StorageNode::default()
     };
     let down = v1::StorageNode {
         id: "n2".into(),

@@ -48,6 +48,7 @@ async fn fill(client: &Client) -> anyhow::Result<()> {
                         ..replicas_of(replicas)
                     }),
                     allow_unplaced: true,
+                    former: None,
                 });
             }
         }
