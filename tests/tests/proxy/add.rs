@@ -239,8 +239,9 @@ async fn blocks_and_values_are_put_and_pinned() -> anyhow::Result<()> {
                 .wait_until("the cluster pins at the node", LIMIT, async || {
                     let listed: Value = serde_json::from_str(&daemon.call("pin/ls?names=true&type=recursive").await?)?;
                     let keys = listed["Keys"].as_object().context("keys")?;
-                    ensure!(keys.contains_key(&cids[0].to_string()), "{listed}");
-                    for (cid, key) in keys {
+                    ensure!(cids.iter().all(|cid| keys.contains_key(&cid.to_string())), "{listed}");
+                    for cid in &cids {
+                        let key = &keys[&cid.to_string()];
                         ensure!(
                             key["Name"].as_str().is_some_and(|name| name.starts_with("pinfleet")),
                             "{cid}: {key}"

@@ -95,6 +95,13 @@ async fn day(cluster: &Cluster, ipfs: &Ipfs) -> anyhow::Result<()> {
 
     let stat = ipfs.run(&["repo", "stat"]).await?;
     assert!(stat.contains("NumObjects:") && stat.contains("RepoSize:"), "{stat}");
+    cluster
+        .wait_until("the site is held", LIMIT, async || {
+            let status = cluster.any()?.status(&cid).await?;
+            ensure!(status.status() == v1::Status::Pinned, "{status:?}");
+            Ok(())
+        })
+        .await?;
     ipfs.run(&["repo", "gc"]).await?;
     assert_eq!(
         ipfs.run(&["cat", &format!("{root}/index.html")]).await?,

@@ -153,11 +153,11 @@ async fn what_the_node_sees_of_a_request() -> anyhow::Result<()> {
         upstream.heads.lock().clear();
         let _ = proxy.call(&format!("{call}?arg={}", cid(2))).await?;
         let heads = upstream.heads.lock().clone();
-        let passed = heads
+        // What the worker asks of its node when it pins is its own, and says nothing of a client.
+        let passed: Vec<_> = heads
             .iter()
-            .filter(|head| head.starts_with("POST") && !head.contains("/api/v0/repo/gc?stream-errors"));
-        let passed: Vec<_> = passed.filter(|head| !head.contains("/api/v0/pin/")).collect();
-        // What the worker asks of its node when it pins is its own.
+            .filter(|head| head.to_ascii_lowercase().contains("x-forwarded-for"))
+            .collect();
         assert!(passed.is_empty(), "{call}: {passed:?}");
     }
     // Smuggling: two lengths, or a length and chunks.
@@ -234,11 +234,8 @@ async fn clients_that_leave_and_clients_that_read_nothing() -> anyhow::Result<()
     cluster
         .wait_until("all reach the node", LIMIT, async || is_open(32).await)
         .await?;
-    for number in 0..20 {
-        proxy
-            .call(&format!("pin/add?arg={}", cid(100 + number)))
-            .await?
-            .json(200)?;
+    for _ in 0..20 {
+        proxy.call("pin/ls").await?.json(200)?;
     }
     let grown = resident(pid)?.saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes for 32 clients");
@@ -264,11 +261,8 @@ async fn a_node_that_reads_slowly_slows_its_client_and_nobody_else() -> anyhow::
         Ok(())
     });
     let others = async {
-        for number in 0..20 {
-            proxy
-                .call(&format!("pin/add?arg={}", cid(200 + number)))
-                .await?
-                .json(200)?;
+        for _ in 0..20 {
+            proxy.call("pin/ls").await?.json(200)?;
         }
         anyhow::Ok(())
     };

@@ -26,7 +26,6 @@ async fn calls_and_answers_are_passed_on_as_they_are() -> anyhow::Result<()> {
         format!("block/stat?arg={cid}"),
         format!("dag/get?arg={cid}"),
         format!("ls?arg=/ipfs/{cid}"),
-        "commands".to_owned(),
         "cat".to_owned(),
         "cat?arg=nonsense".to_owned(),
         "no/such/call".to_owned(),
