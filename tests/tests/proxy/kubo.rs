@@ -118,18 +118,8 @@ async fn credentials_are_those_of_the_node_over_a_socket_too() -> anyhow::Result
     let api = format!("unix://{}", socket.display());
     let auth = file.display().to_string();
     let name = cluster.peer(0).name().to_owned();
-    ctl.run(&[
-        "node",
-        "add",
-        "sealed",
-        "--api",
-        &api,
-        "--auth-file",
-        &auth,
-        "--peer",
-        &name,
-    ])
-    .await?;
+    ctl.run(&["node", "add", "sealed", &api, "--auth-file", &auth, "--peer", &name])
+        .await?;
     let waited = cluster.wait_until("the daemon answers", cluster_tests::cluster::LIMIT, async || {
         let answer = proxy.call("id").await?;
         anyhow::ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
