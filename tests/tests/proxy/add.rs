@@ -60,10 +60,7 @@ async fn content_is_added_as_kubo_adds_it() -> anyhow::Result<()> {
         "wrap-with-directory=true",
         "wrap-with-directory=true&cid-version=1&mode=0600",
     ] {
-        let theirs = reference.add_with(
-            options,
-            &[("d%2Fbig", &big), ("d%2Fsub%2Fsmall", b"small"), ("d%2Fx+y", b"")],
-        );
+        let theirs = reference.add_with(options, &parts);
         let theirs = theirs.await.with_context(|| options.to_owned())?.to_string();
         let ours = proxy.upload(&format!("add?{options}"), &parts).await?.lines()?;
         assert_eq!(last(&ours), theirs, "{options}");
@@ -128,11 +125,7 @@ async fn what_is_pinned_of_an_add() -> anyhow::Result<()> {
     for line in &lines {
         let cid: Cid = line["Hash"].as_str().context("a CID")?.parse()?;
         let pin = cluster.any()?.get(&cid, v1::Consistency::Linearizable).await?;
-        let options = pin.options.unwrap_or_default();
-        assert_eq!(
-            (options.name.as_str(), options.metadata["team"].as_str()),
-            ("both", "web")
-        );
+        assert_eq!((pin.name.as_str(), pin.metadata["team"].as_str()), ("both", "web"));
     }
     // None.
     for option in ["pin=false", "no-pin=true"] {

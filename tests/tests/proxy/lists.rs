@@ -83,7 +83,7 @@ async fn a_long_list_comes_whole() -> anyhow::Result<()> {
     let proxy = Proxy::of(&cluster, 0);
     // More than one chunk of a list.
     let items = (0..2_500).map(|number| cluster_proto::v1::BulkPinItem {
-        pin: Some(cluster_tests::client::pin_request(&cid(number))),
+        cid: cid(number).to_string(),
         ..Default::default()
     });
     cluster.any()?.bulk(items.collect(), 500).await?;

@@ -14,7 +14,7 @@ const HELLO: &str = "QmT78zSuBmuS4z925WZfrqQ1qHaJ56DQaTfyMUF7F8ff5o";
 /// Collects garbage once all is held where it shall be.
 async fn collect(cluster: &Cluster) -> anyhow::Result<u64> {
     for pin in cluster.any()?.list_all().await? {
-        let cid = Cid::from_bytes(&pin.cid)?;
+        let cid: Cid = pin.cid.parse()?;
         cluster
             .wait_until("it is held", LIMIT, async || {
                 let status = cluster.any()?.status(&cid).await?;

@@ -14,7 +14,7 @@ use super::{Proxy, kubo_error, pins};
 
 async fn mode_of(cluster: &Cluster, cid: &node_core::Cid) -> anyhow::Result<v1::PinMode> {
     let pin = cluster.any()?.get(cid, v1::Consistency::Linearizable).await?;
-    Ok(pin.options.unwrap_or_default().mode())
+    Ok(pin.mode())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,7 +51,7 @@ async fn pins_are_made_and_removed_in_every_form() -> anyhow::Result<()> {
         assert_eq!(mode_of(&cluster, &cid).await?, v1::PinMode::Recursive);
     }
     let pin = client.get(&one, v1::Consistency::Linearizable).await?;
-    assert_eq!(pin.options.unwrap_or_default().name, "a name");
+    assert_eq!(pin.name, "a name");
     let (six, seven) = (cid(6), cid(7));
     let answer = proxy
         .call(&format!("pin/add?arg={six}&arg={seven}&recursive=false"))
@@ -149,7 +149,7 @@ async fn pins_are_updated() -> anyhow::Result<()> {
     assert_eq!(answer.json(200)?, pins(&[one, two]));
     client.get(&one, v1::Consistency::Linearizable).await?;
     let pin = client.get(&two, v1::Consistency::Linearizable).await?;
-    assert_eq!(pin.options.unwrap_or_default().name, "kept");
+    assert_eq!(pin.name, "kept");
     let answer = proxy.call(&format!("pin/update?arg={two}&arg={three}")).await?;
     assert_eq!(answer.json(200)?, pins(&[two, three]));
     assert!(client.get(&two, v1::Consistency::Linearizable).await.is_err());
