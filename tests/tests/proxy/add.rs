@@ -10,7 +10,7 @@ use cluster_tests::raw_http::request_with;
 use node_core::Cid;
 use serde_json::{Value, json};
 
-use super::{Proxy, embedded, kubo, kubo_error};
+use super::{Proxy, embedded, held, kubo, kubo_error};
 
 /// `echo hello world | ipfs add`, as it has always been.
 const HELLO: &str = "QmT78zSuBmuS4z925WZfrqQ1qHaJ56DQaTfyMUF7F8ff5o";
@@ -193,7 +193,7 @@ async fn blocks_and_values_are_put_and_pinned() -> anyhow::Result<()> {
         let lines = proxy.upload("block/put?pin=true", &parts).await?.lines()?;
         assert_eq!(lines, expected, "{name}");
         for cid in cids {
-            cluster.any()?.pinned_on(&cid, 2).await?;
+            held(&cluster, &cid, 2).await?;
         }
         // Several codecs.
         for (codec, code) in [("raw", 0x55), ("dag-pb", 0x70), ("dag-cbor", 0x71)] {
@@ -272,7 +272,7 @@ async fn car_files_are_imported_and_their_roots_pinned() -> anyhow::Result<()> {
         ]
     );
     for cid in roots {
-        cluster.any()?.pinned_on(&cid, 2).await?;
+        held(&cluster, &cid, 2).await?;
     }
     assert!(!is_pinned(&cluster, &blocks[2].0.to_string()).await?);
     // Only taken in.

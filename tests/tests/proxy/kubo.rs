@@ -7,7 +7,7 @@ use cluster_tests::kubo::{KuboDaemon, KuboOptions};
 use cluster_tests::node::NodeKind;
 use cluster_tests::raw_http::{request, request_with};
 
-use super::{Proxy, kubo, kubo_error};
+use super::{Proxy, held, kubo, kubo_error};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_and_answers_are_passed_on_as_they_are() -> anyhow::Result<()> {
@@ -82,7 +82,7 @@ async fn calls_and_answers_are_passed_on_as_they_are() -> anyhow::Result<()> {
     let inside = cid_of(0x55, b"only at the daemon");
     let answer = proxy.call(&format!("pin/add?arg=/ipfs/{hidden}/inside")).await?;
     assert_eq!(answer.json(200)?, super::pins(&[inside]));
-    cluster.any()?.pinned_on(&inside, 1).await?;
+    held(&cluster, &inside, 1).await?;
     let message = kubo_error(&proxy.call(&format!("pin/add?arg=/ipfs/{hidden}/nothing")).await?, 500)?;
     assert!(message.contains("nothing"), "{message}");
     Ok(())

@@ -14,9 +14,10 @@ mod pins;
 mod upstream;
 
 use anyhow::{Context, ensure};
-use cluster_tests::cluster::{Cluster, ClusterOptions};
+use cluster_tests::cluster::{Cluster, ClusterOptions, LIMIT};
 use cluster_tests::node::NodeKind;
 use cluster_tests::raw_http::{Answer, request, request_with};
+use node_core::Cid;
 use serde_json::{Value, json};
 
 const BOUNDARY: &str = "a-boundary";
@@ -76,6 +77,16 @@ fn kubo_error(answer: &Answer, status: u16) -> anyhow::Result<String> {
 /// `{"Pins":[…]}` of these CIDs.
 fn pins(cids: &[impl ToString]) -> Value {
     json!({ "Pins": cids.iter().map(ToString::to_string).collect::<Vec<_>>() })
+}
+
+/// Waits until so many nodes hold it.
+async fn held(cluster: &Cluster, cid: &Cid, nodes: usize) -> anyhow::Result<()> {
+    cluster
+        .wait_until(&format!("{cid} is held"), LIMIT, async || {
+            cluster.any()?.pinned_on(cid, nodes).await?;
+            Ok(())
+        })
+        .await
 }
 
 fn embedded(peers: usize) -> ClusterOptions {

@@ -123,8 +123,6 @@ async fn headers_of_the_node_are_mirrored_and_asked_for_once_in_a_while() -> any
     assert_eq!(mirrored().await?.as_deref(), Some("first"));
     let message = kubo_error(&proxy.call("version").await?, 502)?;
     assert!(message.contains("does not answer"), "{message}");
-    // Pins need no daemon.
-    proxy.call(&format!("pin/add?arg={}", cid(1))).await?.json(200)?;
     let daemon = cluster.kubo_named("node-1");
     daemon
         .run(&["config", "--json", "API.HTTPHeaders.X-Custom-For-Test", &set("second")])

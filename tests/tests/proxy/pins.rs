@@ -10,7 +10,7 @@ use cluster_tests::fake_kubo::Fault;
 use cluster_tests::raw_http::request;
 use serde_json::json;
 
-use super::{Proxy, kubo_error, pins};
+use super::{Proxy, held, kubo_error, pins};
 
 async fn mode_of(cluster: &Cluster, cid: &node_core::Cid) -> anyhow::Result<v1::PinMode> {
     let pin = cluster.any()?.get(cid, v1::Consistency::Linearizable).await?;
@@ -47,7 +47,7 @@ async fn pins_are_made_and_removed_in_every_form() -> anyhow::Result<()> {
         pins(&[five])
     );
     for cid in [one, two, three, four, five] {
-        client.pinned_on(&cid, 3).await?;
+        held(&cluster, &cid, 2).await?;
         assert_eq!(mode_of(&cluster, &cid).await?, v1::PinMode::Recursive);
     }
     let pin = client.get(&one, v1::Consistency::Linearizable).await?;

@@ -73,7 +73,7 @@ pub fn read(query: &Query) -> Result<Asked, Failure> {
         None | Some("unixfs") => {
             let mut options = AddOptions::new(unixfs(query, keeps)?);
             options.wrap = flag("wrap-with-directory")?;
-            options.wrap_metadata = metadata;
+            options.unnamed_metadata = metadata;
             // What is hidden is for the client to leave out: it knows its folders.
             options.hidden = true;
             Some(options)
@@ -258,7 +258,7 @@ mod tests {
             mode: Some(0o640),
             mtime: Some(mtime),
         };
-        assert_eq!((asked.metadata, unixfs.wrap_metadata), (metadata, metadata));
+        assert_eq!((asked.metadata, unixfs.unnamed_metadata), (metadata, metadata));
         assert_eq!(asked.pin_name.as_deref(), Some("x"));
         assert!(unixfs.wrap && asked.local && asked.silent);
         // The command line reads the number itself.

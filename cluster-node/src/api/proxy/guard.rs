@@ -15,8 +15,8 @@ pub enum Page {
     None,
     /// From a page of this origin, which the configuration allows.
     Own(HeaderValue),
-    /// From a page of this origin, of which the node may know.
-    Foreign(HeaderValue),
+    /// From a page of these origins, of which the node may know; `Origin` first, where `Referer` says another.
+    Foreign(Vec<HeaderValue>),
     /// From a browser that does not say from which page, or from a page of no origin.
     Refused,
 }
@@ -37,21 +37,19 @@ impl Page {
             };
         }
         // Both have to be allowed where both are given.
-        let mut judged = Self::None;
-        for origin in [
-            origin.cloned(),
-            referer.map(|referer| of_referer(referer).unwrap_or(HeaderValue::from_static("null"))),
-        ] {
-            let Some(origin) = origin else { continue };
-            let is_own = cors.allows_origin(&origin);
-            judged = match (judged, is_own) {
-                (Self::None, true) => Self::Own(origin),
-                (Self::None, false) => Self::Foreign(origin),
-                (Self::Own(_), false) => Self::Foreign(origin),
-                (judged, _) => judged,
-            };
+        let referer = referer.map(|referer| of_referer(referer).unwrap_or(HeaderValue::from_static("null")));
+        let (mut own, mut foreign) = (None, Vec::new());
+        for origin in origin.cloned().into_iter().chain(referer) {
+            if cors.allows_origin(&origin) {
+                own.get_or_insert(origin);
+            } else if !foreign.contains(&origin) {
+                foreign.push(origin);
+            }
         }
-        judged
+        match own.filter(|_| foreign.is_empty()) {
+            Some(own) => Self::Own(own),
+            None => Self::Foreign(foreign),
+        }
     }
 
     /// The origin that the configuration allows.
@@ -100,10 +98,15 @@ impl Proxy {
         match page {
             Page::None | Page::Own(_) => true,
             Page::Refused => false,
-            Page::Foreign(origin) => {
-                let said = self.cors_of_node(origin, path).await;
-                let allowed = said.get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
-                allowed.is_some_and(|allowed| allowed == "*" || allowed == origin)
+            Page::Foreign(origins) => {
+                for origin in origins {
+                    let said = self.cors_of_node(origin, path).await;
+                    let allowed = said.get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+                    if !allowed.is_some_and(|allowed| allowed == "*" || allowed == origin) {
+                        return false;
+                    }
+                }
+                true
             }
         }
     }
@@ -138,7 +141,7 @@ mod tests {
         // A browser that says where it comes from is judged by that.
         let own = [("user-agent", "Mozilla/5.0"), ("origin", "http://own.example")];
         assert_eq!(page(&own), Page::Own(origin("http://own.example")));
-        assert_eq!(page(&[("origin", "null")]), Page::Foreign(origin("null")));
+        assert_eq!(page(&[("origin", "null")]), Page::Foreign(vec![origin("null")]));
         assert_eq!(
             page(&[("referer", "http://own.example/a?b")]),
             Page::Own(origin("http://own.example"))
@@ -152,8 +155,11 @@ mod tests {
             [("origin", "http://own.example"), ("referer", "http://evil.example/")],
             [("origin", "http://evil.example"), ("referer", "http://own.example/")],
         ] {
-            assert_eq!(page(&pairs), Page::Foreign(evil.clone()));
+            assert_eq!(page(&pairs), Page::Foreign(vec![evil.clone()]));
         }
+        let two = [("origin", "http://a.example"), ("referer", "http://b.example/")];
+        let both = vec![origin("http://a.example"), origin("http://b.example")];
+        assert_eq!(page(&two), Page::Foreign(both));
         for tricky in [
             "http://own.example@evil.example/",
             "http://own.example.evil.example/",

@@ -153,7 +153,11 @@ impl Proxy {
         let mut mirrored = self.own_headers().await;
         match page {
             Page::Own(origin) => guard::let_read(&self.options.cors, origin, &mut mirrored),
-            Page::Foreign(origin) => mirrored.extend(self.cors_of_node(origin, path).await),
+            Page::Foreign(origins) => {
+                if let Some(origin) = origins.first() {
+                    mirrored.extend(self.cors_of_node(origin, path).await);
+                }
+            }
             Page::None | Page::Refused => {}
         }
         let headers = response.headers_mut();

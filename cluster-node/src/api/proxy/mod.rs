@@ -180,7 +180,11 @@ async fn handle(
     } else {
         Err(guard::refused())
     };
-    let mut response = answered.unwrap_or_else(|failure| answer::as_kubo(failure).into_response());
+    let mut response = answered.unwrap_or_else(|failure| failure.into_response());
+    // Also of a stream that failed before it began.
+    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        response = answer::as_kubo(failure).into_response();
+    }
     proxy.mirror_onto(&page, &path, &mut response).await;
     response
 }
