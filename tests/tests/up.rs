@@ -88,13 +88,13 @@ impl Up {
 fn fields(said: &Value) -> anyhow::Result<()> {
     let peers = said["peers"].as_array().context("peers")?;
     for peer in peers {
-        for key in ["id", "name", "grpc", "rest", "metrics", "peer", "config"] {
+        for key in ["id", "name", "grpc", "rest", "proxy", "metrics", "peer", "config"] {
             ensure!(
                 peer[key].as_str().is_some_and(|text| !text.is_empty()),
                 "{key} of {peer}"
             );
         }
-        for key in ["proxy", "pinning"] {
+        for key in ["pinning"] {
             ensure!(peer.get(key).is_some(), "{peer} does not say whether it has {key}");
         }
         ensure!(
