@@ -48,7 +48,7 @@ pub(super) async fn cat(
     let mut length = number(&arguments, "length")?;
     let roots: Vec<Cid> = roots(&content, &arguments).await?;
     let mut files: Vec<ByteStream> = Vec::new();
-    let mut total = 0_u64;
+    let (mut total, mut whole) = (0_u64, 0_u64);
     for root in roots {
         // As in Kubo the range counts over all files.
         if length == Some(0) && total > 0 {
@@ -60,6 +60,7 @@ pub(super) async fn cat(
             // The reader says what it is.
             _ => 0,
         };
+        whole = whole.saturating_add(bytes);
         if start > bytes {
             start -= bytes;
             continue;
@@ -70,6 +71,11 @@ pub(super) async fn cat(
         length = length.map(|length| length - sent);
         total += sent;
         files.push(file.bytes);
+    }
+    if start > 0 {
+        return Err(Failure::normal(format!(
+            "the range of bytes begins behind the end: there are {whole}"
+        )));
     }
     let bytes = futures::stream::iter(files).flatten().map(move |bytes| {
         let _held = &permit;
