@@ -37,7 +37,7 @@ pub enum Op {
         plan: Plan,
         /// Refused unless this pin exists; it is what the new one was made from.
         from: Option<PinKey>,
-        /// Remove `from` in the same step.
+        /// Remove `from` in the same step. Its content is kept until this pin's is held ([`Op::Release`]).
         unpin_from: bool,
         /// When it was made, if that was in another cluster; none: now. A pin that is here already keeps its time.
         created: Option<Timestamp>,
@@ -53,6 +53,13 @@ pub enum Op {
         cid: Cid,
         /// Where it shall be held.
         plan: Plan,
+    },
+    /// Lets go of what was kept for `by` to take its place: it is held now, or wanted no more.
+    Release {
+        /// What was kept.
+        cid: Cid,
+        /// For the sake of which.
+        by: Cid,
     },
     /// Removes up to `limit` pins whose time has come.
     Expire {
@@ -199,6 +206,8 @@ pub struct Pinned {
     pub outcome: PinOutcome,
     /// When it was first recorded.
     pub created: Timestamp,
+    /// Which pin of that millisecond it was.
+    pub ordinal: u32,
     /// When its options last changed.
     pub modified: Timestamp,
     /// The revision of the pinset at which it last changed.
@@ -257,6 +266,7 @@ impl Op {
             Self::PutPin { .. } => "put_pin",
             Self::RemovePin { .. } => "remove_pin",
             Self::Place { .. } => "place",
+            Self::Release { .. } => "release",
             Self::Expire { .. } => "expire",
             Self::PutNode { .. } => "put_node",
             Self::SetNodeState { .. } => "set_node_state",

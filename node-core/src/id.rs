@@ -7,6 +7,10 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(multiaddr::PeerId);
 
+/// Longest text that can be a peer ID: a multihash with a digest of at most 64 bytes, and base58 takes 11 characters for 8
+/// bytes. Reading base58 takes the square of its length: a megabyte of it would keep a processor busy for minutes.
+const PEER_ID_CHARS_MAX: usize = 128;
+
 /// A text that is no peer ID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a peer ID; it looks like 12D3KooW…")]
@@ -50,9 +54,11 @@ impl FromStr for PeerId {
     type Err = PeerIdError;
 
     fn from_str(text: &str) -> Result<Self, PeerIdError> {
-        text.parse()
-            .map(Self)
-            .map_err(|_| PeerIdError(text.chars().take(80).collect()))
+        let refused = || PeerIdError(text.chars().take(80).collect());
+        if text.len() > PEER_ID_CHARS_MAX {
+            return Err(refused());
+        }
+        text.parse().map(Self).map_err(|_| refused())
     }
 }
 
@@ -194,5 +200,24 @@ pub fn check_name(kind: &'static str, text: &str) -> Result<(), InvalidId> {
         Ok(())
     } else {
         Err(InvalidId::new(kind, text, RULE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_far_too_long_is_refused_at_once() {
+        let begun = Instant::now();
+        let error = "x".repeat(1_000_000).parse::<PeerId>().expect_err("no ID");
+        assert_eq!(error.given().len(), 80);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        // The longest that there are: of the whole of a digest of 64 bytes.
+        let longest = [&[0x13, 64][..], &[0xff; 64]].concat();
+        let longest = PeerId::from_bytes(&longest).expect("a digest of sha2-512");
+        assert_eq!(longest.to_string().parse(), Ok(longest));
     }
 }

@@ -16,13 +16,14 @@
 //! Invariants (checked by [`pinset::check_invariants`]):
 //!
 //! 1. Every pin is in exactly the indexes that its options ask for, and the indexes hold nothing else.
-//! 2. A CID has one placement, exactly as long as a pin wants it, with the largest demand of its pins.
+//! 2. A CID has one placement, exactly as long as a pin or what replaces one wants it, with the largest demand of these.
 //! 3. What is held everywhere names no nodes; a node that is named finds the CID under its own ID.
 //! 4. What does not fit its factors is listed, so that a loop finds it without a scan.
 //! 5. The counters count.
 //! 6. A name belongs to one storage node that is not gone; an ID belongs to one node for ever.
 //! 7. The history of changes has no holes.
 //! 8. A credential is found by its ID and by its name, and a name belongs to one.
+//! 9. What was replaced is held until what replaces it is.
 
 pub mod allocate;
 mod cid;
@@ -31,6 +32,7 @@ mod credential;
 mod id;
 mod member;
 mod pin;
+mod pinning;
 pub mod pinset;
 pub mod reconcile;
 pub mod retry;
@@ -45,7 +47,8 @@ pub use id::{InvalidId, Namespace, NodeId, PeerId, PeerIdError, RequestId, check
 pub use member::{NodeState, Peer, StorageNode};
 pub use pin::{
     EXPIRE_IN_MIN, Invalid, Pin, PinKey, PinMode, PinOptions, Placement, REPLICATION_MAX, Replication, check_slot,
-    limits,
+    is_request_slot, limits,
 };
+pub use pinning::{PinningStatus, pinning_status};
 pub use status::{ErrorClass, Status, fold};
-pub use time::Timestamp;
+pub use time::{Created, Timestamp};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::{Cid, Namespace, NodeId, Timestamp};
+use crate::{Cid, Created, Namespace, NodeId, Timestamp};
 
 /// How much of the graph below a CID is held. Recursive includes direct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -237,6 +237,16 @@ pub fn check_slot(slot: &str) -> Result<(), Invalid> {
     check_text("slot", slot, limits::SLOT_BYTES)
 }
 
+/// Whether a slot is a request ID of the Pinning Services API: a UUID in lower case. Such a slot names its pin without its CID,
+/// and no CID reads like one, since none has a hyphen there.
+pub fn is_request_slot(slot: &str) -> bool {
+    slot.len() == 36
+        && slot.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
 fn check_text(field: &str, text: &str, bytes_max: usize) -> Result<(), Invalid> {
     if text.len() > bytes_max {
         return Err(Invalid::new(
@@ -279,10 +289,22 @@ pub struct Pin {
     pub options: PinOptions,
     /// When it was first recorded.
     pub created: Timestamp,
+    /// Which pin of that millisecond it was; see [`Created`].
+    pub ordinal: u32,
     /// When its options last changed.
     pub modified: Timestamp,
     /// The revision of the pinset at which it last changed.
     pub revision: u64,
+}
+
+impl Pin {
+    /// Its place in the order of all pins.
+    pub fn created(&self) -> Created {
+        Created {
+            at: self.created,
+            ordinal: self.ordinal,
+        }
+    }
 }
 
 /// What the cluster decided for a CID: which nodes shall hold it, for all pins of it together.
@@ -298,7 +320,7 @@ pub struct Placement {
     pub nodes: Vec<NodeId>,
     /// Why fewer than `replication.min` nodes are assigned.
     pub unplaced: Option<String>,
-    /// How many pins want it.
+    /// How many pins want it, and how many more only until another CID is held in its place.
     pub pins: u32,
     /// Of the pin that last changed the placement.
     pub origins: Vec<String>,

@@ -7,12 +7,15 @@ use std::time::Duration;
 use node_core::command::{CommandBatch, NewPeer, Op, OpResult, PinOutcome, Plan, RefusalKind, Request};
 use node_core::pinset::{self, Effects, KvRead, MemoryKv, Settings, Table, check_invariants};
 use node_core::{
-    Cid, Credential, CredentialId, Namespace, NodeId, NodeState, PeerId, PinKey, PinMode, PinOptions, Replication,
-    RequestId, Scope, SecretHash, SigningKey, StorageNode, Timestamp,
+    Cid, Created, Credential, CredentialId, Namespace, NodeId, NodeState, PeerId, PinKey, PinMode, PinOptions,
+    Replication, RequestId, Scope, SecretHash, SigningKey, StorageNode, Timestamp,
 };
 use proptest::prelude::*;
 
 const PEER: &str = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5";
+
+/// A request ID of the Pinning Services API.
+const SLOT: &str = "0f9e1c2d-0000-4a5b-8c7d-0123456789ab";
 
 fn peer_id() -> PeerId {
     PEER.parse().expect("valid")
@@ -366,6 +369,247 @@ fn updating_takes_the_place_of_the_old_pin_in_one_step() {
     check_invariants(&machine.kv).expect("holds");
 }
 
+/// The blocks that old and new share must be under a pin on their nodes all the time, also when the new one goes elsewhere.
+#[test]
+fn what_was_replaced_is_kept_until_what_replaces_it_is_held() {
+    let mut machine = Machine::new(3);
+    machine.pin(key("", 1, ""), replicas(2, 2));
+    let replace = |machine: &Machine, from: u8, to: u8, slot: &str| {
+        let mut op = machine.put(key("", to, slot), replicas(1, 1));
+        if let Op::PutPin {
+            from: source,
+            unpin_from,
+            plan,
+            ..
+        } = &mut op
+        {
+            *source = Some(key("", from, ""));
+            *unpin_from = true;
+            plan.nodes = vec![NodeId(3)];
+        }
+        op
+    };
+    let placement = |machine: &Machine, number: u8| pinset::placement(&machine.kv, &cid(number)).expect("memory");
+    let before = placement(&machine, 1).expect("placed");
+    let op = replace(&machine, 1, 2, "");
+    let (results, effects) = machine.apply(vec![Request { id: None, op }]);
+    assert_eq!(outcome(&results[0]), Some(PinOutcome::Created));
+    assert_eq!(
+        effects.touched,
+        [(NodeId(3), cid(2))],
+        "nobody lets go of the old content"
+    );
+    assert_eq!(pinset::pin(&machine.kv, &key("", 1, "")), Ok(None), "its pin is gone");
+    let after = placement(&machine, 1).expect("kept");
+    assert_eq!((&after.nodes, after.replication), (&before.nodes, before.replication));
+    assert_eq!(pinset::kept(&machine.kv, None, 9), Ok(vec![(cid(1), cid(2))]));
+    check_invariants(&machine.kv).expect("holds");
+
+    // Replaced once more before it was held: the first is kept for the second, the second for the third.
+    let op = replace(&machine, 2, 3, "");
+    machine.one(op);
+    assert_eq!(pinset::header(&machine.kv).expect("memory").pins, 1);
+    assert_eq!(
+        pinset::kept(&machine.kv, Some(&(cid(1), cid(2))), 9),
+        Ok(vec![(cid(2), cid(3))])
+    );
+    check_invariants(&machine.kv).expect("holds");
+    let (_, effects) = machine.apply(vec![Request {
+        id: None,
+        op: Op::Release {
+            cid: cid(1),
+            by: cid(2),
+        },
+    }]);
+    assert_eq!(effects.touched, [(NodeId(1), cid(1)), (NodeId(2), cid(1))]);
+    assert_eq!(placement(&machine, 1), None);
+    let again = machine.kv.clone();
+    machine.one(Op::Release {
+        cid: cid(1),
+        by: cid(2),
+    });
+    assert_eq!(machine.kv, again, "released once");
+    check_invariants(&machine.kv).expect("holds");
+
+    // Somebody else's pin of it is none of that.
+    machine.pin(key("other", 2, ""), replicas(1, 1));
+    machine.one(Op::Release {
+        cid: cid(2),
+        by: cid(3),
+    });
+    assert_eq!(placement(&machine, 2).expect("wanted").pins, 1);
+    check_invariants(&machine.kv).expect("holds");
+}
+
+#[test]
+fn replacing_by_what_is_there_already_removes_the_old_pin() {
+    let mut machine = Machine::new(2);
+    machine.pin(key("", 1, ""), replicas(1, 1));
+    machine.pin(key("", 2, ""), replicas(1, 1));
+    let mut op = machine.put(key("", 2, ""), replicas(1, 1));
+    if let Op::PutPin { from, unpin_from, .. } = &mut op {
+        (*from, *unpin_from) = (Some(key("", 1, "")), true);
+    }
+    assert_eq!(outcome(&machine.one(op)), Some(PinOutcome::Updated));
+    assert_eq!(pinset::pin(&machine.kv, &key("", 1, "")), Ok(None));
+    // A pin of one CID takes the place of another of it: nothing is to be kept.
+    let mut op = machine.put(key("", 2, "other"), replicas(1, 1));
+    if let Op::PutPin { from, unpin_from, .. } = &mut op {
+        (*from, *unpin_from) = (Some(key("", 2, "")), true);
+    }
+    let (results, effects) = machine.apply(vec![Request { id: None, op }]);
+    assert_eq!(outcome(&results[0]), Some(PinOutcome::Created));
+    assert!(effects.touched.is_empty(), "{:?}", effects.touched);
+    assert_eq!(pinset::kept(&machine.kv, None, 9), Ok(vec![(cid(1), cid(2))]));
+    check_invariants(&machine.kv).expect("holds");
+}
+
+#[test]
+fn pins_of_one_moment_have_an_order() {
+    let mut machine = Machine::new(1);
+    let created = |result: &OpResult| match result {
+        OpResult::Pinned(pinned) => (pinned.created, pinned.ordinal),
+        other => panic!("{other:?}"),
+    };
+    let requests = (1..4).map(|number| Request {
+        id: None,
+        op: machine.put(key("", number, ""), replicas(1, 1)),
+    });
+    let (results, _) = machine.apply(requests.collect());
+    let now = machine.time;
+    let told: Vec<_> = results.iter().map(created).collect();
+    assert_eq!(told, [(now, 0), (now, 1), (now, 2)]);
+    // Another entry of the same millisecond, and one of a leader whose clock is behind.
+    assert_eq!(created(&machine.pin(key("other", 1, ""), replicas(1, 1))), (now, 3));
+    machine.time = Timestamp::from_millis(now.as_millis() - 5_000);
+    assert_eq!(created(&machine.pin(key("", 4, ""), replicas(1, 1))), (now, 4));
+    // A change of its options does not move a pin.
+    machine.time = now.plus(Duration::from_secs(1));
+    assert_eq!(created(&machine.pin(key("", 4, ""), replicas(1, 2))), (now, 4));
+    assert_eq!(created(&machine.pin(key("", 5, ""), replicas(1, 1))), (machine.time, 0));
+    let prefix = pinset::keys::namespace(&Namespace::default());
+    let (mut back, end) = (Vec::new(), pinset::keys::after_prefix(&prefix));
+    pinset::KvWalk::scan_back(
+        &machine.kv,
+        Table::ByCreated,
+        &prefix,
+        end.as_deref(),
+        &mut |key, value| {
+            let (_, key) = pinset::keys::read_indexed(key, 0).expect("a key");
+            back.push(pinset::decode_pin(key, value).expect("the pin itself").key.cid);
+            true
+        },
+    )
+    .expect("memory");
+    assert_eq!(back, [5, 4, 3, 2, 1].map(cid), "the newest first");
+    check_invariants(&machine.kv).expect("holds");
+}
+
+/// Keys are on disk, and the order of their bytes is the order of lists.
+#[test]
+fn keys_lie_as_they_always_did() {
+    use pinset::keys;
+    let key = key("a", 7, SLOT);
+    let created = Created {
+        at: Timestamp::from_millis(0x0102_0304),
+        ordinal: 5,
+    };
+    let moment = [0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 5];
+    let tail = [&moment[..], &cid(7).to_bytes(), SLOT.as_bytes()].concat();
+    for (made, head) in [
+        (keys::by_created(&key, created), &b"a\0"[..]),
+        (keys::by_name(&key, "n", created), b"a\0n\0"),
+        (keys::by_metadata(&key, "k", "v", created), b"a\0k\0v\0"),
+    ] {
+        assert_eq!(made, [head, &tail].concat());
+        let texts = head.split(|byte| *byte == 0).count() - 2;
+        assert_eq!(keys::read_indexed(&made, texts), Ok((created, key.clone())));
+    }
+    assert_eq!(
+        keys::slot(&key),
+        [b"a\0", SLOT.as_bytes(), &[0], &cid(7).to_bytes()].concat()
+    );
+    assert_eq!(keys::read_slot(&keys::slot(&key)), Ok(cid(7)));
+    let kept = keys::kept(&cid(1), &cid(2));
+    assert_eq!(kept, [cid(1).to_bytes(), cid(2).to_bytes()].concat());
+    assert_eq!(keys::read_kept(&kept), Ok((cid(1), cid(2))));
+    let release = CommandBatch {
+        time: Timestamp::ZERO,
+        requests: vec![Request {
+            id: None,
+            op: Op::Release {
+                cid: cid(1),
+                by: cid(2),
+            },
+        }],
+    };
+    assert_eq!(release.encode()[..6], [0x01, 0x12, 0x4b, 0x82, 0x01, 0x48]);
+}
+
+/// An export of IPFS Cluster has whole seconds.
+#[test]
+fn pins_of_another_cluster_have_moments_of_their_own() {
+    let mut machine = Machine::new(1);
+    let then = Timestamp::from_millis(machine.time.as_millis() - 60_000);
+    let from = |machine: &Machine, key: PinKey, at: Timestamp| {
+        let mut op = machine.put(key, replicas(1, 1));
+        if let Op::PutPin { created, .. } = &mut op {
+            *created = Some(at);
+        }
+        Request { id: None, op }
+    };
+    let requests: Vec<Request> = (0..200)
+        .map(|number| from(&machine, key("", number, ""), then))
+        .collect();
+    machine.apply(requests);
+    // Another one of that second, when the count has come round.
+    machine.apply(vec![from(&machine, key("other", 1, ""), then)]);
+    let of = |machine: &Machine, key: &PinKey| {
+        let pin = pinset::pin(&machine.kv, key).expect("memory");
+        pin.expect("recorded").created()
+    };
+    let moments: std::collections::BTreeSet<Created> =
+        (0..200).map(|number| of(&machine, &key("", number, ""))).collect();
+    assert_eq!(moments.len(), 200);
+    assert!(moments.iter().all(|moment| moment.at == then));
+    // One that is still to come counts as now.
+    let later = machine.time.plus(Duration::from_secs(60));
+    let request = from(&machine, key("", 201, ""), later);
+    machine.apply(vec![request]);
+    assert_eq!(of(&machine, &key("", 201, "")).at, machine.time);
+    // A new leader whose clock is behind all of them.
+    machine.time = Timestamp::from_millis(then.as_millis() - 60_000);
+    machine.pin(key("", 202, ""), replicas(1, 1));
+    assert!(of(&machine, &key("", 202, "")) > of(&machine, &key("", 201, "")));
+    check_invariants(&machine.kv).expect("holds");
+}
+
+#[test]
+fn a_pin_is_found_by_its_request_id() {
+    let mut machine = Machine::new(1);
+    let id = "0f9e1c2d-0000-4a5b-8c7d-0123456789ab";
+    let team = Namespace::new("team").expect("valid");
+    machine.pin(key("team", 1, id), replicas(1, 1));
+    machine.pin(key("team", 2, "two"), replicas(1, 1));
+    let found = |machine: &Machine, namespace: &Namespace, slot: &str| {
+        let found = pinset::pin_under(&machine.kv, namespace, slot).expect("memory");
+        found.map(|pin| pin.key.cid)
+    };
+    assert_eq!(found(&machine, &team, id), Some(cid(1)));
+    assert_eq!(
+        found(&machine, &Namespace::default(), id),
+        None,
+        "not in another namespace"
+    );
+    assert_eq!(found(&machine, &team, &id[..35]), None);
+    assert_eq!(found(&machine, &team, "two"), None, "only request IDs need a row");
+    machine.one(Op::RemovePin {
+        key: key("team", 1, id),
+    });
+    assert_eq!(found(&machine, &team, id), None);
+    check_invariants(&machine.kv).expect("holds");
+}
+
 #[test]
 fn a_token_admits_one_peer_once() {
     let mut machine = Machine::new(0);
@@ -581,6 +825,9 @@ enum Step {
         to: u8,
         unpin_from: bool,
     },
+    Release {
+        which: u8,
+    },
     Credential {
         number: u8,
         expires: bool,
@@ -606,6 +853,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..6u8).prop_map(|number| Step::Node { number }),
         1 => (0..7u32, 0..4usize).prop_map(|(node, state)| Step::NodeState { node, state }),
         2 => (0..6u8, 0..6u8, any::<bool>()).prop_map(|(from, to, unpin_from)| Step::Update { from, to, unpin_from }),
+        2 => any::<u8>().prop_map(|which| Step::Release { which }),
         1 => prop_oneof![4 => 1..100u64, 1 => 80_000..90_000u64].prop_map(|seconds| Step::Wait { seconds }),
         1 => (0..4u8, any::<bool>()).prop_map(|(number, expires)| Step::Credential { number, expires }),
         1 => (0..4u8).prop_map(|number| Step::Revoke { number }),
@@ -618,7 +866,7 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
         key(
             if namespace == 0 { "" } else { "other" },
             number,
-            if slot { "s" } else { "" },
+            if slot { SLOT } else { "" },
         )
     };
     Some(match step {
@@ -666,7 +914,8 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
                 plan,
                 from: None,
                 unpin_from: false,
-                created: None,
+                // Some as another cluster had them, many of one second.
+                created: (has_name && use_stale).then_some(Timestamp::from_millis(900_000)),
             }
         }
         Step::Unpin { namespace, cid, slot } => Op::RemovePin {
@@ -687,6 +936,14 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
         Step::Wait { seconds } => {
             machine.time = machine.time.plus(Duration::from_secs(seconds));
             return None;
+        }
+        Step::Release { which } => {
+            let kept = pinset::kept(&machine.kv, None, usize::MAX).expect("memory");
+            let (cid, by) = match kept.as_slice() {
+                [] => (cid(which), cid(0)),
+                kept => kept[usize::from(which) % kept.len()],
+            };
+            Op::Release { cid, by }
         }
         Step::Update { from, to, unpin_from } => {
             let (from, to) = (named(0, from, false), named(0, to, false));
@@ -775,7 +1032,9 @@ proptest! {
         let _ = pinset::decode_results(&bytes);
         let _ = pinset::keys::read_pin(&bytes);
         let _ = pinset::keys::read_by_expiry(&bytes);
-        let _ = pinset::keys::read_indexed(&bytes, 2, 1);
+        let _ = pinset::keys::read_indexed(&bytes, 2);
+        let _ = pinset::keys::read_kept(&bytes);
+        let _ = pinset::keys::read_slot(&bytes);
         let mut with_version = vec![1];
         with_version.extend(&bytes);
         let _ = CommandBatch::decode(&with_version);

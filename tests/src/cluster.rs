@@ -230,11 +230,11 @@ impl Cluster {
                 section.insert(key.into(), Value::String(free_address()?.to_string()));
             }
         }
-        for name in ["rest", "proxy"] {
-            let section = section(&mut config, name)?;
-            if fresh || !section.contains_key("listen") {
+        for name in ["rest", "proxy", "pinning"] {
+            let server = section(&mut config, name)?;
+            if fresh || !server.contains_key("listen") {
                 let address = Value::String(free_address()?.to_string());
-                section.insert("listen".into(), Value::Array(vec![address]));
+                server.insert("listen".into(), Value::Array(vec![address]));
             }
         }
         section(&mut config, "peer")?.insert("name".into(), Value::String(peer.name().to_owned()));

@@ -27,7 +27,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn new(service: &Path, folder: PathBuf, name: &str, node: &str) -> anyhow::Result<Self> {
+    fn new(service: &Path, folder: PathBuf, name: &str, node: &str, replicas: usize) -> anyhow::Result<Self> {
         fs::create_dir_all(&folder)?;
         let output = Command::new(service)
             .args(["init", "--consensus", "raft", "--force"])
@@ -50,8 +50,8 @@ impl Peer {
         cluster["peername"] = json!(name);
         cluster["listen_multiaddress"] = json!([format!("/ip4/127.0.0.1/tcp/{}", swarm.port())]);
         cluster["mdns_interval"] = json!("0s");
-        cluster["replication_factor_min"] = json!(2);
-        cluster["replication_factor_max"] = json!(2);
+        cluster["replication_factor_min"] = json!(replicas);
+        cluster["replication_factor_max"] = json!(replicas);
         config["ipfs_connector"]["ipfshttp"]["node_multiaddress"] =
             json!(format!("/ip4/127.0.0.1/tcp/{}", node.port()));
         let api = config["api"]
@@ -101,6 +101,11 @@ impl Peer {
     /// Peer ID.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// How it ended, if it did.
@@ -187,7 +192,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A peer for each of these nodes (URLs of their RPC), each in a folder of its own below `folder`.
+    /// A peer for each of these nodes (URLs of their RPC), each in a folder of its own below `folder`. Two replicas of each
+    /// pin, or one where there is one node.
     pub async fn start(folder: &Path, nodes: &[&str]) -> anyhow::Result<Self> {
         let (service, _) = tokio::task::spawn_blocking(ipfs_cluster_binaries).await??;
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -201,11 +207,12 @@ impl Cluster {
             peers: Vec::new(),
             http,
         };
+        let replicas = nodes.len().min(2);
         for (number, node) in (1..).zip(nodes) {
             let name = format!("reference-{number}");
             cluster
                 .peers
-                .push(Peer::new(&service, folder.join(&name), &name, node)?);
+                .push(Peer::new(&service, folder.join(&name), &name, node, replicas)?);
         }
         let first = cluster.peers[0].address();
         for number in 0..nodes.len() {

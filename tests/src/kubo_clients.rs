@@ -9,36 +9,25 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::binaries::repository;
-use crate::helia::{node, packages};
 use crate::kubo::kubo_binary;
+use crate::npm::Tools;
+
+/// The scripts of `tests/tools/kubo-rpc-client`.
+const SCRIPTS: [&str; 2] = ["drive.mjs", "gc.mjs"];
 
 /// How long a run may take on a busy machine: some scripts make dozens of calls.
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Runs a script of `tests/tools/kubo-rpc-client` against `http://ADDRESS`, and returns its lines of JSON by their name.
 pub async fn npm_client(script: &str, address: &str) -> anyhow::Result<serde_json::Map<String, Value>> {
-    let script = script.to_owned();
     // Looks for packages and may install them, which blocks.
-    let (node, file) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        let packages = packages("kubo-rpc-client")?;
-        let source = repository().join("tests/tools/kubo-rpc-client").join(&script);
-        // Node.js looks for what a script imports above it. Tests may run side by side: each has its copy.
-        let copy = packages.join(format!("{}-{script}", uuid::Uuid::new_v4().simple()));
-        std::fs::copy(&source, &copy).with_context(|| format!("cannot copy {}", source.display()))?;
-        Ok((node()?, copy))
-    })
-    .await??;
-    let ran = Command::new(node)
-        .arg(&file)
+    let tools = tokio::task::spawn_blocking(|| Tools::install("kubo-rpc-client", &SCRIPTS)).await??;
+    let ran = Command::from(tools.command(script))
         .arg(format!("http://{address}"))
-        .env_remove("DEBUG")
-        .env_remove("NODE_OPTIONS")
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(LIMIT, ran).await;
-    let _ = std::fs::remove_file(&file);
     let output = output.context("the script did not end")?.context("cannot run node")?;
     let (out, err) = (
         String::from_utf8_lossy(&output.stdout),

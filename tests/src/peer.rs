@@ -40,6 +40,9 @@ pub struct RunInfo {
     /// `host:port` of the IPFS proxy; none when it is off.
     #[serde(default)]
     pub proxy: Option<String>,
+    /// `host:port` of the Pinning Services API; none when it is off.
+    #[serde(default)]
+    pub pinning: Option<String>,
     /// `host:port` for other peers.
     pub peer: String,
     /// `host:port` of metrics and health.

@@ -146,6 +146,42 @@ pub async fn request_with(
     parse(&bytes, method == "HEAD").with_context(|| format!("{method} {target}: {:?}", String::from_utf8_lossy(&bytes)))
 }
 
+/// Sends bytes as they are, and reads until the server closes the connection: for requests that are none.
+///
+/// # Errors
+/// When it can't be reached, or does not close in time.
+pub async fn exchange(address: &str, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let exchanged = async {
+        let (mut read, mut write) = TcpStream::connect(address).await?.into_split();
+        let sending = async move {
+            // A server that has answered may take no more.
+            let _ = write.write_all(bytes).await;
+            anyhow::Ok(write)
+        };
+        let mut answer = Vec::new();
+        let reading = async {
+            match read.read_to_end(&mut answer).await {
+                // It did not wait for what was still sent.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
+                ended => ended.map(drop),
+            }?;
+            anyhow::Ok(())
+        };
+        let (_write, ()) = tokio::try_join!(sending, reading)?;
+        anyhow::Ok(answer)
+    };
+    tokio::time::timeout(LIMIT, exchanged)
+        .await
+        .with_context(|| format!("the connection was not closed within {LIMIT:?}"))?
+}
+
+/// The statuses of all answers among these bytes, in their order.
+pub fn statuses(bytes: &[u8]) -> Vec<u16> {
+    let text = String::from_utf8_lossy(bytes);
+    let answers = text.split("HTTP/1.1 ").skip(1);
+    answers.filter_map(|answer| answer.get(..3)?.parse().ok()).collect()
+}
+
 /// The answer to a HEAD has the length of a body and no body.
 fn parse(bytes: &[u8], is_bare: bool) -> anyhow::Result<Answer> {
     let (head, rest) = split(bytes, b"\r\n\r\n").context("no end of the head")?;

@@ -88,14 +88,13 @@ impl Up {
 fn fields(said: &Value) -> anyhow::Result<()> {
     let peers = said["peers"].as_array().context("peers")?;
     for peer in peers {
-        for key in ["id", "name", "grpc", "rest", "proxy", "metrics", "peer", "config"] {
+        for key in [
+            "id", "name", "grpc", "rest", "proxy", "pinning", "metrics", "peer", "config",
+        ] {
             ensure!(
                 peer[key].as_str().is_some_and(|text| !text.is_empty()),
                 "{key} of {peer}"
             );
-        }
-        for key in ["pinning"] {
-            ensure!(peer.get(key).is_some(), "{peer} does not say whether it has {key}");
         }
         ensure!(
             Path::new(peer["config"].as_str().unwrap_or_default()).is_file(),

@@ -214,16 +214,66 @@ pub fn helia(folder: &Path) -> anyhow::Result<()> {
     })
 }
 
+/// Makes sure that IPFS Cluster is there: its daemon, and its command line, which the tests ask with. The harness builds
+/// them itself; here it is given Go.
+pub fn ipfs_cluster(folder: &Path) -> anyhow::Result<()> {
+    let version = version_of("ipfs-cluster", "github.com/ipfs-cluster/ipfs-cluster")?;
+    let kept = machine::cache()?.join("bin");
+    let is_there = |name: &str| kept.join(format!("{name}-{version}")).is_file();
+    if is_there("ipfs-cluster-service") && is_there("ipfs-cluster-ctl") {
+        return Ok(());
+    }
+    machine::go()?;
+    step("building IPFS Cluster (once: 3 to 6 minutes)", || {
+        let status = machine::with_path(Command::new(folder.join("ipfs-tools")))
+            .arg("ipfs-cluster")
+            .stdout(Stdio::null())
+            .status();
+        ensure!(
+            status.context("cannot run ipfs-tools")?.success(),
+            "IPFS Cluster could not be built"
+        );
+        Ok(())
+    })
+}
+
+/// Makes sure that the client libraries of its REST API are there for the tests, and the fuzzer that reads our description
+/// of it. The harness installs them itself; here it is given npm and Python.
+pub fn clients(folder: &Path) -> anyhow::Result<()> {
+    machine::npm()?;
+    machine::python()?;
+    step(
+        "looking for the clients of IPFS Cluster (installed once: a minute)",
+        || {
+            let status = Command::new(folder.join("ipfs-tools"))
+                .arg("clients")
+                .stdout(Stdio::null())
+                .status();
+            ensure!(
+                status.context("cannot run ipfs-tools")?.success(),
+                "the clients of IPFS Cluster could not be installed"
+            );
+            Ok(())
+        },
+    )
+}
+
 /// The name of the kept binary, by the version that the Go module asks for.
 fn kubo_name() -> anyhow::Result<String> {
-    let module = std::fs::read_to_string(root().join("tests/tools/kubo/go.mod"))?;
-    let version = module
+    Ok(format!("ipfs-{}", version_of("kubo", "github.com/ipfs/kubo")?))
+}
+
+/// The version that a Go module below `tests/tools` asks for, without its `v`.
+fn version_of(module: &str, package: &str) -> anyhow::Result<String> {
+    let file = root().join("tests/tools").join(module).join("go.mod");
+    let text = std::fs::read_to_string(&file)?;
+    let version = text
         .split_whitespace()
-        .skip_while(|word| *word != "github.com/ipfs/kubo")
+        .skip_while(|word| *word != package)
         .nth(1)
-        .and_then(|version| version.strip_prefix('v'))
-        .context("tests/tools/kubo/go.mod names no version of Kubo")?;
-    Ok(format!("ipfs-{version}"))
+        .and_then(|version| version.strip_prefix('v'));
+    let version = version.with_context(|| format!("{} names no version of {package}", file.display()))?;
+    Ok(version.to_owned())
 }
 
 /// Cargo with this target folder.

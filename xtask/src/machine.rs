@@ -44,9 +44,7 @@ pub fn go() -> anyhow::Result<()> {
     step(
         &format!("installing Go 1.{GO_MINOR} into {}", venv()?.display()),
         || {
-            if !runs_all("python3", &["-c", "import venv, ensurepip"]) {
-                install(&["python3-venv"])?;
-            }
+            python()?;
             run(Command::new("python3").args(["-m", "venv"]).arg(venv()?))?;
             run(Command::new(venv()?.join("bin/pip")).args([
                 "install",
@@ -72,6 +70,14 @@ pub fn npm() -> anyhow::Result<()> {
         missing.push("npm");
     }
     install(&missing)
+}
+
+/// Makes sure that there is a Python that makes environments of packages.
+pub fn python() -> anyhow::Result<()> {
+    if runs_all("python3", &["-c", "import venv, ensurepip"]) {
+        return Ok(());
+    }
+    install(&["python3-venv"])
 }
 
 /// The command with the installed Go behind all that is in PATH, and before it when that one is too old.

@@ -20,7 +20,8 @@ cargo xtask TASK [OPTIONS]
   test    all tests, those with real IPFS nodes too, and a minute of each fuzz target; options go to `cargo test`, and
           with any there is no fuzzing
   up      a cluster to play with, until SIGTERM; one JSON line when it is ready (`up --help`)
-  bench   the numbers, in a release build; `bench embedded` those of the node inside a peer (`bench --help`)
+  bench   the numbers, in a release build; `bench embedded` those of the node inside a peer, `bench rest` those
+          of the REST API (`bench --help`)
   fuzz    the decoders under libFuzzer: `fuzz [--seconds N] [TARGET…]`; `fuzz TARGET --input FILE` repeats a find
   deny    licences, sources and banned crates of all dependencies, by cargo-deny
   ci      what the continuous integration runs: format, lints, licences, tests
@@ -74,6 +75,8 @@ fn run(task: &str, rest: &[OsString]) -> anyhow::Result<ExitCode> {
             let folder = build::build(Profile::Dev, Selection::Everything)?;
             build::kubo(&folder)?;
             build::helia(&folder)?;
+            build::ipfs_cluster(&folder)?;
+            build::clients(&folder)?;
             if task == "setup" {
                 fuzz::program()?;
                 return Ok(ExitCode::SUCCESS);
@@ -122,6 +125,9 @@ fn needs_kubo(task: &str, rest: &[OsString]) -> bool {
             given.is_some_and(|kinds| kinds.split(',').any(|kind| kind == "kubo"))
         }
         // One of its lines drives a real node, unless it is the short form; the embedded node is measured beside one.
-        _ => rest.iter().any(|argument| argument == "embedded") || !rest.iter().any(|argument| argument == "--short"),
+        _ => {
+            let has = |word: &str| rest.iter().any(|argument| argument == word);
+            has("embedded") || has("rest") || !has("--short") && !has("pinning")
+        }
     }
 }

@@ -18,6 +18,8 @@ pub struct CarImporter {
     batcher: Batcher,
     reader: CarReader,
     header: Option<(u64, Vec<Cid>)>,
+    /// Whether the block of the first root was among them.
+    has_root: bool,
 }
 
 /// What was in a CAR file.
@@ -29,6 +31,8 @@ pub struct Imported {
     /// ([`HEADER_BYTES_MAX`](cluster_dag::car::HEADER_BYTES_MAX)). Whether their DAGs are complete was not looked at: pin
     /// them.
     pub roots: Vec<Cid>,
+    /// Whether the block of the first root is in it. Files that hold a part of a DAG may name the root of the whole.
+    pub has_root: bool,
     /// Blocks in it, repeated ones counted as often as they are there.
     pub blocks: u64,
     /// Bytes of these blocks.
@@ -42,6 +46,7 @@ impl CarImporter {
             batcher: Batcher::new(sink),
             reader: CarReader::new(),
             header: None,
+            has_root: false,
         }
     }
 
@@ -52,9 +57,15 @@ impl CarImporter {
             self.reader.push(piece);
             while let Some(event) = self.reader.next()? {
                 match event {
-                    CarEvent::Header { version, roots } => self.header = Some((version, roots)),
+                    CarEvent::Header { version, roots } => {
+                        // An identity CID carries its block itself.
+                        self.has_root = roots.first().is_some_and(|root| Block::inline(*root).is_some());
+                        self.header = Some((version, roots));
+                    }
                     CarEvent::Block(block) => {
                         readable(&block)?;
+                        let is_root = || self.roots().and_then(<[Cid]>::first) == Some(&block.cid());
+                        self.has_root = self.has_root || is_root();
                         self.batcher.push(block);
                     }
                 }
@@ -86,6 +97,7 @@ impl CarImporter {
         Ok(Imported {
             version,
             roots,
+            has_root: self.has_root,
             blocks: self.batcher.blocks,
             block_bytes: self.batcher.block_bytes,
         })

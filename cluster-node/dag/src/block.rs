@@ -198,6 +198,7 @@ mod tests {
         prop_oneof![
             Just(HashFunction::Sha2_256),
             Just(HashFunction::Sha2_512),
+            prop_oneof![Just(28u8), Just(32), Just(48), Just(64)].prop_map(HashFunction::Sha3),
             (20u8..=64).prop_map(HashFunction::Blake2b),
             Just(HashFunction::Blake3),
         ]
@@ -248,6 +249,7 @@ mod tests {
         let functions = [
             HashFunction::Sha2_256,
             HashFunction::Sha2_512,
+            HashFunction::Sha3(64),
             HashFunction::Blake2b(32),
             HashFunction::Blake3,
         ];

@@ -29,8 +29,8 @@ pub enum DagError {
     },
     /// The CID uses a hash function that is not verified here.
     #[error(
-        "{cid} uses hash function 0x{code:x}, which is not supported; supported are sha2-256, sha2-512, blake2b, blake3 \
-         and identity"
+        "{cid} uses hash function 0x{code:x}, which is not supported; supported are sha2-256, sha2-512, sha3, blake2b, \
+         blake3 and identity"
     )]
     UnknownHash {
         /// The CID.

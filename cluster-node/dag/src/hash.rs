@@ -14,6 +14,11 @@ pub const DIGEST_BYTES_MIN: usize = 20;
 const IDENTITY: u64 = 0x00;
 const SHA2_256: u64 = 0x12;
 const SHA2_512: u64 = 0x13;
+/// From the longest digest to the shortest.
+const SHA3_512: u64 = 0x14;
+const SHA3_384: u64 = 0x15;
+const SHA3_256: u64 = 0x16;
+const SHA3_224: u64 = 0x17;
 const BLAKE3: u64 = 0x1e;
 /// `blake2b-8`; the codes of the longer ones follow, a byte each.
 const BLAKE2B_8: u64 = 0xb201;
@@ -26,6 +31,8 @@ pub enum HashFunction {
     Sha2_256,
     /// 512 bits.
     Sha2_512,
+    /// SHA-3 of this digest length in bytes: 28, 32, 48 or 64.
+    Sha3(u8),
     /// BLAKE2b of this digest length in bytes, from [`DIGEST_BYTES_MIN`] to 64.
     Blake2b(u8),
     /// 256 bits.
@@ -34,7 +41,10 @@ pub enum HashFunction {
 
 /// A name that is no hash function.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no hash function for new content; take sha2-256, sha2-512, blake2b-160 to blake2b-512 or blake3")]
+#[error(
+    "{0:?} is no hash function for new content; take sha2-256, sha2-512, sha3-224 to sha3-512, blake2b-160 to \
+         blake2b-512 or blake3"
+)]
 pub struct UnknownHashFunction(String);
 
 impl HashFunction {
@@ -43,6 +53,10 @@ impl HashFunction {
         match self {
             Self::Sha2_256 => SHA2_256,
             Self::Sha2_512 => SHA2_512,
+            Self::Sha3(28) => SHA3_224,
+            Self::Sha3(32) => SHA3_256,
+            Self::Sha3(48) => SHA3_384,
+            Self::Sha3(_) => SHA3_512,
             Self::Blake2b(bytes) => BLAKE2B_8 + u64::from(bytes) - 1,
             Self::Blake3 => BLAKE3,
         }
@@ -53,13 +67,14 @@ impl HashFunction {
         match self {
             Self::Sha2_256 | Self::Blake3 => 32,
             Self::Sha2_512 => 64,
-            Self::Blake2b(bytes) => usize::from(bytes),
+            Self::Blake2b(bytes) | Self::Sha3(bytes) => usize::from(bytes),
         }
     }
 
     /// Whether its parameter is one that exists.
     pub(crate) fn is_valid(self) -> bool {
         match self {
+            Self::Sha3(bytes) => [28, 32, 48, 64].contains(&bytes),
             Self::Blake2b(bytes) => (DIGEST_BYTES_MIN..=64).contains(&usize::from(bytes)),
             _ => true,
         }
@@ -71,6 +86,7 @@ impl fmt::Display for HashFunction {
         match self {
             Self::Sha2_256 => f.write_str("sha2-256"),
             Self::Sha2_512 => f.write_str("sha2-512"),
+            Self::Sha3(bytes) => write!(f, "sha3-{}", 8 * u32::from(*bytes)),
             Self::Blake2b(bytes) => write!(f, "blake2b-{}", 8 * u32::from(*bytes)),
             Self::Blake3 => f.write_str("blake3"),
         }
@@ -88,12 +104,17 @@ impl FromStr for HashFunction {
             "sha2-512" => Self::Sha2_512,
             "blake3" => Self::Blake3,
             _ => {
-                let bits = text.strip_prefix("blake2b-").ok_or_else(unknown)?;
+                let (family, bits) = text.rsplit_once('-').ok_or_else(unknown)?;
                 let bits: u32 = bits.parse().map_err(|_| unknown())?;
                 if !bits.is_multiple_of(8) {
                     return Err(unknown());
                 }
-                Self::Blake2b(u8::try_from(bits / 8).map_err(|_| unknown())?)
+                let bytes = u8::try_from(bits / 8).map_err(|_| unknown())?;
+                match family {
+                    "blake2b" => Self::Blake2b(bytes),
+                    "sha3" => Self::Sha3(bytes),
+                    _ => return Err(unknown()),
+                }
             }
         };
         if function.is_valid() {
@@ -124,7 +145,10 @@ pub(crate) fn digest_lengths(code: u64) -> Option<(usize, usize)> {
         // An identity digest is the block itself. Kubo takes up to 128 bytes; more would make CIDs a way to carry data.
         IDENTITY => (0, DIGEST_BYTES_MAX),
         SHA2_256 => (DIGEST_BYTES_MIN, 32),
-        SHA2_512 => (DIGEST_BYTES_MIN, 64),
+        SHA2_512 | SHA3_512 => (DIGEST_BYTES_MIN, 64),
+        SHA3_384 => (DIGEST_BYTES_MIN, 48),
+        SHA3_256 => (DIGEST_BYTES_MIN, 32),
+        SHA3_224 => (DIGEST_BYTES_MIN, 28),
         // An extendable function.
         BLAKE3 => (DIGEST_BYTES_MIN, DIGEST_BYTES_MAX),
         _ => {
@@ -158,11 +182,14 @@ pub(crate) fn digest(code: u64, length: usize, bytes: &[u8]) -> Result<[u8; DIGE
             }
             out[..bytes.len()].copy_from_slice(bytes);
         }
-        SHA2_256 | SHA2_512 => {
-            let function = if code == SHA2_256 {
-                Code::Sha2_256
-            } else {
-                Code::Sha2_512
+        SHA2_256 | SHA2_512 | SHA3_224 | SHA3_256 | SHA3_384 | SHA3_512 => {
+            let function = match code {
+                SHA2_256 => Code::Sha2_256,
+                SHA2_512 => Code::Sha2_512,
+                SHA3_224 => Code::Sha3_224,
+                SHA3_256 => Code::Sha3_256,
+                SHA3_384 => Code::Sha3_384,
+                _ => Code::Sha3_512,
             };
             let hash: Multihash<64> = function.digest(bytes);
             out[..hash.digest().len()].copy_from_slice(hash.digest());
@@ -203,6 +230,13 @@ mod tests {
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         assert!(of(HashFunction::Sha2_512).starts_with("ddaf35a193617abacc417349ae204131"));
+        assert!(of(HashFunction::Sha3(28)).starts_with("e642824c3f8cf24ad09234ee7d3c766f"));
+        assert_eq!(
+            of(HashFunction::Sha3(32)),
+            "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532"
+        );
+        assert!(of(HashFunction::Sha3(48)).starts_with("ec01498288516fc926459f58e2c6ad8d"));
+        assert!(of(HashFunction::Sha3(64)).starts_with("b751850b1a57168a5693cd924b6b096e"));
         assert!(of(HashFunction::Blake2b(64)).starts_with("ba80a53f981c4d0d6a2797b69f12f6e9"));
         assert_eq!(
             of(HashFunction::Blake2b(32)),
@@ -219,6 +253,10 @@ mod tests {
         for name in [
             "sha2-256",
             "sha2-512",
+            "sha3-224",
+            "sha3-256",
+            "sha3-384",
+            "sha3-512",
             "blake2b-160",
             "blake2b-256",
             "blake2b-512",
@@ -234,6 +272,8 @@ mod tests {
             "blake2b-8",
             "blake2b-257",
             "blake2b-520",
+            "sha3-160",
+            "sha3",
             "SHA2-256",
         ] {
             let error = name.parse::<HashFunction>().expect_err(name).to_string();

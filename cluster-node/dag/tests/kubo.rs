@@ -102,7 +102,15 @@ fn versions_leaves_and_hash_functions() {
         &with(CidVersion::V1, false, sha),
         &contents,
     );
-    for name in ["sha2-512", "blake2b-256", "blake2b-512", "blake2b-160", "blake3"] {
+    for name in [
+        "sha2-512",
+        "sha3-224",
+        "sha3-512",
+        "blake2b-256",
+        "blake2b-512",
+        "blake2b-160",
+        "blake3",
+    ] {
         let hash = name.parse().expect("a hash function");
         let flag = format!("--hash={name}");
         compare(&kubo, &[&flag], &with(CidVersion::V1, true, hash), &contents);

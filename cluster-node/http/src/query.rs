@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use node_core::Timestamp;
+use node_core::{Created, Timestamp};
 
 use crate::Failure;
-use crate::time::{parse_go_duration, parse_rfc3339};
+use crate::time::{parse_created, parse_go_duration, parse_rfc3339};
 
 /// Keys and values, decoded as a form: `+` is a space. The first value of a key wins, an empty one counts as absent, keys that
 /// nobody asks for are ignored, and so are pairs that can't be decoded: a `%` without two hexadecimal digits, or a `;`.
@@ -84,6 +84,14 @@ impl Query {
         let nanos = parse_go_duration(text).map_err(|error| invalid(key, &error.to_string()))?;
         let nanos = u64::try_from(nanos).map_err(|_| invalid(key, &format!("{} is negative", shown(text))))?;
         Ok(Some(Duration::from_nanos(nanos)))
+    }
+
+    /// A time in RFC 3339 to the nanosecond; see [`parse_created`].
+    pub fn created(&self, key: &str) -> Result<Option<Created>, Failure> {
+        let Some(text) = self.get(key) else { return Ok(None) };
+        parse_created(text)
+            .map(Some)
+            .map_err(|error| invalid(key, &error.to_string()))
     }
 
     /// A time in RFC 3339; see [`parse_rfc3339`] for what lies before 1970.

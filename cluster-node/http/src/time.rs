@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use node_core::Timestamp;
+use node_core::{Created, Timestamp};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -44,6 +44,14 @@ pub fn parse_rfc3339(text: &str) -> Result<Timestamp, InvalidTime> {
     let millis = time.unix_timestamp_nanos().div_euclid(1_000_000);
     let millis = u64::try_from(millis.max(1)).map_err(|_| failed())?;
     Ok(Timestamp::from_millis(millis))
+}
+
+/// Reads RFC 3339 to the nanosecond, for places in the order of pins. What lies before 1970 is before every pin.
+pub fn parse_created(text: &str) -> Result<Created, InvalidTime> {
+    parse_rfc3339(text)?;
+    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTime(text.chars().take(64).collect()))?;
+    let nanos = u128::try_from(time.unix_timestamp_nanos()).unwrap_or_default();
+    Ok(Created::from_nanos(nanos))
 }
 
 /// Not RFC 3339.
@@ -172,6 +180,24 @@ mod tests {
         assert_eq!(millis("2026-05-11t10:20:30z"), 1_778_494_830_000);
         // More digits than nanoseconds have.
         assert_eq!(millis("2026-05-11T10:20:30.1234567890123Z"), 1_778_494_830_123);
+    }
+
+    #[test]
+    fn places_in_an_order_are_read_to_the_nanosecond() {
+        let nanos = |text: &str| parse_created(text).unwrap().as_nanos();
+        assert_eq!(nanos("2026-05-11T10:20:30.123000001Z"), 1_778_494_830_123_000_001);
+        assert_eq!(nanos("2026-05-11T12:20:30.5+02:00"), 1_778_494_830_500_000_000);
+        assert_eq!(nanos(ZERO), 0);
+        assert_eq!(nanos("1969-12-31T23:59:59.999Z"), 0);
+        assert!(parse_created("2026-05-11 10:20:30Z").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_moment_reads_back_as_it_is_written(millis in 0..=END_OF_9999, ordinal in 0..Created::PER_MILLI) {
+            let created = Created { at: Timestamp::from_millis(millis), ordinal };
+            prop_assert_eq!(parse_created(&created.to_string()), Ok(created));
+        }
     }
 
     #[test]

@@ -400,7 +400,7 @@ fn unixfs_options(given: &v1::UnixFsOptions) -> Result<AddOptions, Error> {
             Error::invalid(
                 "unixfs.hash",
                 &given.hash,
-                "use sha2-256, sha2-512, blake2b-256 or blake3",
+                "use sha2-256, sha2-512, sha3-256, sha3-512, blake2b-256 or blake3",
             )
         };
         options.hash = given.hash.parse().map_err(unknown)?;

@@ -161,6 +161,7 @@ pub fn pin(view: &PinView, names: &NodeNames) -> v1::Pin {
         key,
         options,
         created,
+        ordinal: _,
         modified,
         revision,
     } = &view.pin;

@@ -195,7 +195,8 @@ impl PeersService for PeerApi {
         let request = request.into_inner();
         if request.cids.len() > ENTRIES_CHUNK {
             let count = request.cids.len().to_string();
-            return Err(status(Error::invalid("cids", count, "at most 1000 in one call")));
+            let most = format!("at most {ENTRIES_CHUNK} in one call");
+            return Err(status(Error::invalid("cids", count, most)));
         }
         let pins = self.pins.clone();
         let answer = self.on_thread(move || {

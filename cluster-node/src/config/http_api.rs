@@ -304,6 +304,24 @@ pub(super) const REST_SECTION: SectionSpec = SectionSpec {
     options: &REST,
 };
 
+const PINNING: [OptionSpec; COMMON] = options(&Defaults {
+    listen: r#"["127.0.0.1:9097"]"#,
+    listen_doc: "Where clients connect. Empty: nowhere, the API is off. While no credentials exist, whoever reaches it \
+                 may pin and unpin. A token is bound to a namespace, and sees the pins of that.",
+    cors_origins: r#"["*"]"#,
+    // A page pins with a token of its user, which it sends itself.
+    cors_methods: r#"["GET", "POST", "DELETE"]"#,
+    cors_headers: r#"["accept", "authorization", "content-type", "idempotency-key", "x-requested-with"]"#,
+});
+
+/// `[pinning]`
+pub(super) const PINNING_SECTION: SectionSpec = SectionSpec {
+    name: "pinning",
+    repeated: false,
+    doc: "The IPFS Pinning Services API 1.0.0, as Kubo's `ipfs pin remote` speaks it.",
+    options: &PINNING,
+};
+
 impl HttpApi {
     pub(super) fn check(&self, section: &str, problems: &mut Problems<'_>) {
         let given = |file: &PathBuf| !file.as_os_str().is_empty();

@@ -57,6 +57,7 @@ pub static SECTIONS: &[SectionSpec] = &[
     api::SECTION,
     http_api::REST_SECTION,
     proxy::SECTION,
+    http_api::PINNING_SECTION,
     telemetry::SECTION,
     raft::SECTION,
     replication::SECTION,
@@ -79,6 +80,8 @@ pub struct Config {
     pub rest: HttpApi,
     /// `[proxy]`
     pub proxy: Proxy,
+    /// `[pinning]`
+    pub pinning: HttpApi,
     /// `[telemetry]`
     pub telemetry: Telemetry,
     /// `[raft]`
@@ -122,8 +125,12 @@ impl Config {
     }
 
     /// The sections of the HTTP APIs by name.
-    pub fn http_apis(&self) -> [(&'static str, &HttpApi); 2] {
-        [("rest", &self.rest), ("proxy", &self.proxy.http)]
+    pub fn http_apis(&self) -> [(&'static str, &HttpApi); 3] {
+        [
+            ("rest", &self.rest),
+            ("proxy", &self.proxy.http),
+            ("pinning", &self.pinning),
+        ]
     }
 
     /// Settings that are allowed and yet worth a line in the log.

@@ -40,7 +40,7 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
         OptionSpec {
             key: "log_memory",
             kind: Kind::Size(8 * MIB, 65_536 * MIB),
-            default: Some(r#""32MiB""#),
+            default: Some(r#""24MiB""#),
             doc: "Write buffers of the Raft log. Besides, the newest 8MiB of entries are kept for followers, and 4MiB \
                   of blocks read from files.",
         },
@@ -54,7 +54,7 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
         OptionSpec {
             key: "block_cache",
             kind: Kind::Size(4 * MIB, 1_048_576 * MIB),
-            default: Some(r#""32MiB""#),
+            default: Some(r#""24MiB""#),
             doc: "Cache of what was read from the pinset.",
         },
     ],

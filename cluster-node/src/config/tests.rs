@@ -194,6 +194,16 @@ fn wrong_values_name_option_value_source_and_rule() {
         ("worker", "pins_per_second = nan"),
         ("worker", "concurrency_max = 0"),
         ("shutdown", "deadline = \"1h\""),
+        ("rest", "listen = [\"localhost\"]"),
+        ("rest", "listen = [\"/ip4/127.0.0.1/tcp/9094\"]"),
+        ("rest", "head_timeout = \"soon\""),
+        ("rest", "head_timeout = \"-1s\""),
+        ("rest", "idle_timeout = \"0s\""),
+        ("rest", "head_bytes_max = \"4095B\""),
+        ("rest", "target_bytes_max = \"64KiB\""),
+        ("rest", "connections_max = 0"),
+        ("rest", "cors_methods = [\"GET POST\"]"),
+        ("rest", "cors_max_age = \"-1s\""),
     ] {
         let option = format!("{section}.{}", line.split(' ').next().unwrap());
         let text = problem(&format!("[{section}]\n{line}\n"));
@@ -261,6 +271,8 @@ fn values_that_do_not_fit_together() {
             "node.1.api",
         ),
         ("[[node]]\nname = \"a\"\n", "node.0.api"),
+        ("[rest]\ntls_cert_file = \"cert.pem\"\n", "rest.tls_key_file"),
+        ("[rest]\ntls_key_file = \"key.pem\"\n", "rest.tls_cert_file"),
     ] {
         let text = problem(text);
         assert!(text.starts_with(option), "{text}");

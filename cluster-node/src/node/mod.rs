@@ -41,6 +41,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::pinning::Pinning;
 use crate::api::rest::Rest;
 use crate::config::{Auth, Config, DataDir, NodeKind};
 use crate::service::{
@@ -92,6 +93,8 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let rest_address = rest_listeners.address();
     let proxy_listeners = HttpListeners::bind("proxy", &config.proxy.http).await?;
     let proxy_address = proxy_listeners.address();
+    let pinning_listeners = HttpListeners::bind("pinning", &config.pinning).await?;
+    let pinning_address = pinning_listeners.address();
     let (peer_address, grpc_address) = (peer_listener.local_addr()?, grpc_listener.local_addr()?);
     let introduce = introduction(own, &config, peer_address, grpc_address);
 
@@ -228,6 +231,9 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let proxied = running.embedded.as_ref().map(|embedded| &embedded.node);
     let proxy = proxy::serve(proxy_listeners, &config.proxy, &pins, proxied, &with)?;
     running.http_apis.push(proxy);
+    let pinning = Pinning::new(pins.clone(), Some(gate.clone())).router();
+    let pinning = pinning_listeners.serve(&config.pinning, ErrorForm::Pinning, &pinning, &with)?;
+    running.http_apis.push(pinning);
     let clients = serve_clients(
         grpc_listener,
         &dir.admin_socket(),
@@ -247,6 +253,7 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
             grpc: grpc_address,
             rest: rest_address,
             proxy: proxy_address,
+            pinning: pinning_address,
             http: running.http.address(),
         };
         write_run_file(&dir, &config, own, &addresses)?;

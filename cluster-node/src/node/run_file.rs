@@ -17,6 +17,8 @@ pub struct Addresses {
     pub rest: Option<SocketAddr>,
     /// For clients of Kubo, the first of several; none when it is off.
     pub proxy: Option<SocketAddr>,
+    /// For clients of the Pinning Services API, likewise.
+    pub pinning: Option<SocketAddr>,
     /// For metrics and health.
     pub http: SocketAddr,
 }
@@ -30,6 +32,7 @@ pub fn write_run_file(dir: &DataDir, config: &Config, own: PeerId, addresses: &A
         "grpc": addresses.grpc.to_string(),
         "rest": addresses.rest.map(|address| address.to_string()),
         "proxy": addresses.proxy.map(|address| address.to_string()),
+        "pinning": addresses.pinning.map(|address| address.to_string()),
         "peer": addresses.peer.to_string(),
         "http": addresses.http.to_string(),
         "admin": dir.admin_socket().display().to_string(),

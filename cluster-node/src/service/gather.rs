@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::{Error, NodeEntry, NodeNames, PeerDirectory};
 
-/// Entries in one message between peers.
-pub const ENTRIES_CHUNK: usize = 1_000;
+/// Entries in one message between peers: a page of a thousand and one more, which tells whether there is another.
+pub const ENTRIES_CHUNK: usize = 1_024;
 
 /// How long a single look-up waits for another peer before it names its nodes as unreachable, and how long one call to
 /// it lasts.
@@ -82,10 +82,11 @@ impl Gather {
 
     /// What this peer's own nodes say.
     pub fn own(&self, names: &NodeNames, cids: &[Cid]) -> Result<Entries, Error> {
-        let mut found = Entries::new();
+        let mut found = Entries::with_capacity(cids.len());
         for node in names.of_peer(self.directory.own()) {
-            for cid in cids {
-                if let Some(view) = self.worker.status(node.id, cid).map_err(Error::Internal)? {
+            let views = self.worker.status_many(node.id, cids).map_err(Error::Internal)?;
+            for (cid, view) in cids.iter().zip(views) {
+                if let Some(view) = view {
                     found.entry(*cid).or_default().push(entry_of(node.id, &view));
                 }
             }

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Code;
 
 use super::members::CAUGHT_UP_ENTRIES;
+use super::release;
 use super::report::{own_nodes, put_item};
 use super::settle::Settler;
 use super::{Error, Heard, Pins, WAIT_DEFAULT};
@@ -84,6 +85,9 @@ impl Loops {
         loops.spawn(tasks, "expire", |this| async move { this.expire().await });
         loops.spawn(tasks, "settle", |this| async move {
             Settler::new(this.pins.clone()).run().await
+        });
+        loops.spawn(tasks, "release", |this| async move {
+            release::run(this.pins.clone()).await;
         });
         loops.spawn(tasks, "voters", |this| async move { this.keep_voters().await });
         if let Some(fellows) = loops.settings.fellows.clone() {

@@ -24,10 +24,12 @@ mod names;
 mod nodes;
 mod operate;
 mod peers;
+mod pinning;
 mod pins;
 mod proposer;
 mod reads;
 mod recover;
+mod release;
 mod report;
 mod settle;
 mod shown;
@@ -55,6 +57,10 @@ pub use names::NodeNames;
 pub use nodes::{NodeFactory, NodeLimits, ObserverOf, OwnNode, is_embedded};
 pub use operate::{NodeView, Operated};
 pub use peers::{LinkPurpose, Links, PeerDirectory, PeerLink};
+pub use pinning::{
+    Match, NameFilter, PINNING_PAGE_MAX, PinningFilter, PinningPage, PinningView, PinningWish, RequestName,
+    request_slot,
+};
 pub use pins::{Explanation, PinWish, Pins, UpdateWish};
 pub use proposer::{Answer, Proposer, ProposerLimits};
 pub use reads::{Reads, ServiceMetrics, Shared};

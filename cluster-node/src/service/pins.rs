@@ -27,6 +27,9 @@ use super::{Error, FleetView, NodeFactory, NodeNames, PeerDirectory, PinView, Pr
 /// Lists that run at once on one peer. Each holds a thread and a few chunks.
 const LISTS_MAX: usize = 64;
 
+/// Pages that are read at once on one peer. Each holds a thread for some milliseconds, and about 3 MiB; more wait for their turn.
+const PAGES_MAX: usize = 32;
+
 /// Watches that run at once on one peer. Each holds a task and at most three chunks of changes, 200 KiB in all.
 const WATCHES_MAX: usize = 1_024;
 
@@ -106,6 +109,7 @@ pub struct Pins {
     /// Daemons.
     pub nodes: Arc<NodeFactory>,
     lists: Arc<Semaphore>,
+    pub(super) pages: Arc<Semaphore>,
     pub(super) watches: Arc<Semaphore>,
     bulks: Arc<Semaphore>,
     pub(super) collections: Arc<Semaphore>,
@@ -141,6 +145,7 @@ impl Pins {
             clock,
             nodes,
             lists: slots(LISTS_MAX),
+            pages: slots(PAGES_MAX),
             watches: slots(WATCHES_MAX),
             bulks: slots(BULKS_MAX),
             collections: slots(COLLECTIONS_MAX),
@@ -178,7 +183,7 @@ impl Pins {
 
     /// The answer to a recorded pin. Without a request ID the options are those of the call. Under one the answer may be
     /// that of an earlier call with other options, so what is recorded is shown.
-    async fn recorded(
+    pub(super) async fn recorded(
         &self,
         key: PinKey,
         options: PinOptions,
@@ -490,6 +495,7 @@ fn made_view(key: PinKey, options: PinOptions, pinned: Pinned) -> PinView {
     let Pinned {
         outcome: _,
         created,
+        ordinal,
         modified,
         revision,
         nodes,
@@ -517,6 +523,7 @@ fn made_view(key: PinKey, options: PinOptions, pinned: Pinned) -> PinView {
             key,
             options,
             created,
+            ordinal,
             modified,
             revision,
         },
@@ -532,7 +539,7 @@ pub(super) fn slot_of(slots: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Er
     })
 }
 
-fn not_pinned(key: &PinKey) -> Error {
+pub(super) fn not_pinned(key: &PinKey) -> Error {
     let PinKey { namespace, cid, slot } = key;
     let slot = if slot.is_empty() {
         String::new()

@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | CIDs | pins by CID | CID, namespace, slot |
 //! | unplaced | unsettled CIDs | CID, namespace, slot |
-//! | metadata | one of the pairs | namespace, CID, slot |
-//! | name prefix | names | namespace, name, CID, slot |
+//! | metadata | one of the pairs | namespace, time of creation, CID, slot |
+//! | name prefix | names | namespace, name, time of creation, CID, slot |
 //! | node | CIDs by node | CID, namespace, slot |
 //! | expiry | expiries | expiry, namespace, CID, slot |
 //! | created | times of creation | namespace, time, CID, slot |
@@ -15,7 +15,7 @@
 //! and seeks in each, so it reads what matches and one row a namespace, never every pin.
 
 use node_core::pinset::{KvError, KvRead, Table, Unsettled, keys};
-use node_core::{Cid, Namespace, PinKey, Timestamp};
+use node_core::{Cid, Created, Namespace, PinKey, Timestamp};
 
 use super::list::{LIST_CHUNK, LIST_CHUNK_BYTES};
 use super::{Error, PinFilter};
@@ -103,11 +103,12 @@ impl Walk {
         if filter.created_after.is_some() || filter.created_before.is_some() {
             let (after, before) = (filter.created_after.unwrap_or(Timestamp::ZERO), filter.created_before);
             return Self::in_namespace(filter, Table::ByCreated, move |namespace| {
+                let from = |at| keys::created_at(keys::namespace(namespace), Created { at, ordinal: 0 });
                 let end = match before {
-                    Some(before) => Some(keys::created_from(namespace, before)),
+                    Some(before) => Some(from(before)),
                     None => keys::after_prefix(&keys::namespace(namespace)),
                 };
-                (keys::created_from(namespace, after), end)
+                (from(after), end)
             });
         }
         let (start, end) = filter
@@ -206,9 +207,9 @@ impl Walk {
         match self.table {
             Table::Pins => keys::read_pin(key),
             Table::ByExpiry => Ok(keys::read_by_expiry(key)?.1),
-            Table::ByCreated => keys::read_indexed(key, 0, 1),
-            Table::ByName => keys::read_indexed(key, 1, 0),
-            _ => keys::read_indexed(key, 2, 0),
+            Table::ByCreated => Ok(keys::read_indexed(key, 0)?.1),
+            Table::ByName => Ok(keys::read_indexed(key, 1)?.1),
+            _ => Ok(keys::read_indexed(key, 2)?.1),
         }
     }
 

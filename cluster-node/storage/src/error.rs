@@ -19,6 +19,19 @@ pub enum StoreError {
         /// What was reported.
         source: io::Error,
     },
+    /// Another version wrote it, in a way that this one does not read.
+    #[error(
+        "{folder}: the state is laid out in form {found}, and this version reads form {known}; run the version that wrote it, \
+         or begin with an empty folder and let the peer join anew"
+    )]
+    Form {
+        /// Of the state.
+        folder: PathBuf,
+        /// What it has.
+        found: u32,
+        /// What is understood.
+        known: u32,
+    },
     /// What is on disk breaks its own rules.
     #[error("{0}")]
     Corrupt(String),

@@ -476,7 +476,7 @@ impl Ledger {
         let values = self
             .shared
             .db
-            .batched_multi_get_cf(&self.shared.column(ENTRIES), keys, false);
+            .batched_multi_get_cf(&self.shared.column(ENTRIES), keys, keys.is_sorted());
         values
             .into_iter()
             .map(|value| value?.map(|value| entry::decode(&value)).transpose())

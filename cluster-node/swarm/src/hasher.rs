@@ -10,12 +10,16 @@ const DIGEST_BYTES_MIN: usize = 20;
 /// Codes of the multicodec table.
 const SHA2_256: u64 = 0x12;
 const SHA2_512: u64 = 0x13;
+const SHA3_512: u64 = 0x14;
+const SHA3_384: u64 = 0x15;
+const SHA3_256: u64 = 0x16;
+const SHA3_224: u64 = 0x17;
 const BLAKE3: u64 = 0x1e;
 /// `blake2b-8`; the codes of the longer ones follow, a byte each.
 const BLAKE2B_8: u64 = 0xb201;
 const BLAKE2B_512: u64 = 0xb240;
 
-/// Sha2-256, sha2-512, BLAKE2b and BLAKE3: those that Pinfleet stores blocks under.
+/// Sha2-256, sha2-512, SHA-3, BLAKE2b and BLAKE3: those that Pinfleet stores blocks under.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Hasher;
 
@@ -28,6 +32,10 @@ impl BlockHasher for Hasher {
         match code {
             SHA2_256 => Sha2Hasher.digest(code, length, data),
             SHA2_512 => cut(Code::Sha2_512.digest(data).digest()),
+            SHA3_512 => cut(Code::Sha3_512.digest(data).digest()),
+            SHA3_384 => cut(Code::Sha3_384.digest(data).digest()),
+            SHA3_256 => cut(Code::Sha3_256.digest(data).digest()),
+            SHA3_224 => cut(Code::Sha3_224.digest(data).digest()),
             BLAKE3 if length <= 64 => {
                 let mut digest = [0; 64];
                 let mut hasher = blake3::Hasher::new();
@@ -58,6 +66,7 @@ mod tests {
         prop_oneof![
             Just(HashFunction::Sha2_256),
             Just(HashFunction::Sha2_512),
+            prop_oneof![Just(28u8), Just(32), Just(48), Just(64)].prop_map(HashFunction::Sha3),
             Just(HashFunction::Blake3),
             (20u8..=64).prop_map(HashFunction::Blake2b),
         ]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cluster_ipfs::IpfsNode;
 use cluster_storage::ledger::Ledger;
+use node_core::reconcile::Entry;
 use node_core::{Cid, NodeId, Status};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -237,6 +238,15 @@ impl Worker {
         let live = self.0.context(node).and_then(|context| context.live.get(cid));
         let entry = self.0.ledger.get(node, cid).map_err(|error| error.to_string())?;
         Ok(entry.map(|entry| View::new(entry, live)))
+    }
+
+    /// The same of many CIDs, in the order asked. Those in order are found several times as fast.
+    pub fn status_many(&self, node: NodeId, cids: &[Cid]) -> Result<Vec<Option<View>>, String> {
+        // Before the entries, as above.
+        let live = self.live(node);
+        let entries = self.0.ledger.get_many(node, cids).map_err(|error| error.to_string())?;
+        let view = |(cid, entry): (&Cid, Option<Entry>)| Some(View::new(entry?, live.get(cid).copied()));
+        Ok(cids.iter().zip(entries).map(view).collect())
     }
 
     /// What the node is working on now.

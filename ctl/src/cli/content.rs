@@ -80,7 +80,7 @@ pub struct UnixFsArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1))]
     pub cid_version: Option<u32>,
     /// The hash function; others than sha2-256 have CIDs of version 1
-    #[arg(long, value_name = "NAME", value_parser = ["sha2-256", "sha2-512", "blake2b-256", "blake3"])]
+    #[arg(long, value_name = "NAME", value_parser = ["sha2-256", "sha2-512", "sha3-256", "sha3-512", "blake2b-256", "blake3"])]
     pub hash: Option<String>,
     /// Where files are cut: size-BYTES, rabin, rabin-AVG, rabin-MIN-AVG-MAX or buzhash
     #[arg(long, value_name = "CHUNKER", value_parser = chunker)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::codec;
 use super::credentials;
-use super::demand::{Demand, PINS_PER_CID_MAX, Step, demand, encode_asked};
+use super::demand::{Demand, PINS_PER_CID_MAX, Step, demand, encode_asked, encode_asked_by_both};
 use super::keys;
 use super::members;
 use super::read::{header, pin, placement};
@@ -12,7 +12,10 @@ use super::records::{Change, ChangeKind, Header, Unsettled};
 use super::view::{KvError, KvRead, KvWrite, Table};
 use crate::command::{CommandBatch, Op, OpResult, PinOutcome, Pinned, Plan, Refusal, RefusalKind, Request};
 use crate::pin::limits;
-use crate::{Cid, NodeId, NodeState, PeerId, Pin, PinKey, PinOptions, Placement, StorageNode, Timestamp, check_slot};
+use crate::{
+    Cid, Created, Namespace, NodeId, NodeState, PeerId, Pin, PinKey, PinOptions, Placement, StorageNode, Timestamp,
+    check_slot, is_request_slot,
+};
 
 /// How many changes are kept for watchers that were away. At 100 bytes each they take 100 MB of disk.
 pub const CHANGES_KEPT: u64 = 1_000_000;
@@ -130,7 +133,7 @@ impl Applier<'_> {
                 created,
             } => {
                 // Whoever comes from elsewhere can't have been made later than now.
-                let created = created.map_or(self.time, |created| created.min(self.time));
+                let created = created.filter(|created| *created < self.time);
                 self.put_pin(key, options, plan, from.as_ref(), *unpin_from, created)
             }
             Op::RemovePin { key } => match pin(self.kv, key)? {
@@ -141,6 +144,7 @@ impl Applier<'_> {
                 None => refuse(RefusalKind::NotFound, not_pinned(key)),
             },
             Op::Place { cid, plan } => self.place(cid, plan),
+            Op::Release { cid, by } => self.release(cid, by),
             Op::Expire { limit } => self.expire((*limit).min(EXPIRE_LIMIT_MAX)),
             Op::CreateCredential { credential } => credentials::create(self, credential),
             Op::RevokeCredential { id } => credentials::revoke(self, id),
@@ -155,7 +159,7 @@ impl Applier<'_> {
         plan: &Plan,
         from: Option<&PinKey>,
         unpin_from: bool,
-        created: Timestamp,
+        created: Option<Timestamp>,
     ) -> Result<OpResult, Stop> {
         let checked = check_slot(&key.slot).and_then(|()| options.check());
         if let Err(invalid) = checked.and_then(|()| options.check_expiry(self.time)) {
@@ -169,8 +173,10 @@ impl Applier<'_> {
             None => None,
         };
         let old = pin(self.kv, key)?;
+        let takes_place = unpin_from && source.as_ref().is_some_and(|source| source.key != *key);
         if let Some(old) = &old
             && old.options == *options
+            && !takes_place
         {
             let placement = self.placement_of(&key.cid)?;
             return Ok(pinned(PinOutcome::Unchanged, old, &placement));
@@ -200,10 +206,15 @@ impl Applier<'_> {
         let decided = self.decide(old_placement.as_ref(), replication, plan)?;
 
         let revision = self.next_revision();
+        let Created { at, ordinal } = match &old {
+            Some(old) => old.created(),
+            None => self.next_created(&key.namespace, created)?,
+        };
         let new = Pin {
             key: key.clone(),
             options: options.clone(),
-            created: old.as_ref().map_or(created, |old| old.created),
+            created: at,
+            ordinal,
             modified: self.time,
             revision,
         };
@@ -212,9 +223,11 @@ impl Applier<'_> {
         } else {
             self.header.pins += 1;
         }
-        self.kv.put(Table::CidPins, keys::cid_pin(key), encode_asked(options));
-        self.index(&new);
-        self.kv.put(Table::Pins, keys::pin(key), codec::encode_pin(&new));
+        let asked = encode_asked(options.replication, options.mode);
+        self.kv.put(Table::CidPins, keys::cid_pin(key), asked);
+        let value = codec::encode_pin(&new);
+        self.index(&new, &value);
+        self.kv.put(Table::Pins, keys::pin(key), value);
         let outcome = if old.is_some() {
             PinOutcome::Updated
         } else {
@@ -240,10 +253,10 @@ impl Applier<'_> {
             changed: self.time,
         };
         self.set_placement(old_placement, Some(new_placement.clone()))?;
-        if unpin_from
-            && let Some(source) = source
-            && source.key != *key
-        {
+        if takes_place && let Some(source) = source {
+            if source.key.cid != key.cid {
+                self.keep(&source, &key.cid)?;
+            }
             self.remove_pin(&source, ChangeKind::PinRemoved)?;
         }
         Ok(pinned(outcome, &new, &new_placement))
@@ -280,18 +293,52 @@ impl Applier<'_> {
     fn remove_pin(&mut self, pin: &Pin, kind: ChangeKind) -> Result<(), KvError> {
         let key = &pin.key;
         let old = placement(self.kv, &key.cid)?;
-        let Demand {
-            replication,
-            mode,
-            pins,
-        } = demand(self.kv, &key.cid, old.as_ref(), Step::Remove(key))?;
-        let everyone = self.present_nodes()?;
+        let demand = demand(self.kv, &key.cid, old.as_ref(), Step::Remove(key))?;
         let revision = self.next_revision();
         self.unindex(pin);
         self.kv.delete(Table::Pins, keys::pin(key));
         self.kv.delete(Table::CidPins, keys::cid_pin(key));
         self.header.pins = self.header.pins.saturating_sub(1);
         self.change(revision, kind, &key.cid, Some(key.clone()));
+        self.shrink(old, demand, revision)
+    }
+
+    /// Keeps the content of a pin that is about to be removed, as that pin asked for it, until `by` is held in its place. The
+    /// blocks that both share are never without a pin on their nodes, wherever the new one goes.
+    fn keep(&mut self, pin: &Pin, by: &Cid) -> Result<(), KvError> {
+        let row = keys::kept(&pin.key.cid, by);
+        let (replication, mode) = (pin.options.replication, pin.options.mode);
+        let asked = match self.kv.get(Table::Kept, &row)? {
+            // Another pin of the same CID was replaced by the same.
+            Some(before) => encode_asked_by_both(&before, replication, mode)?,
+            None => encode_asked(replication, mode),
+        };
+        self.kv.put(Table::Kept, row, asked);
+        Ok(())
+    }
+
+    fn release(&mut self, cid: &Cid, by: &Cid) -> Result<OpResult, Stop> {
+        let row = keys::kept(cid, by);
+        if self.kv.get(Table::Kept, &row)?.is_none() {
+            return Ok(OpResult::Done);
+        }
+        self.kv.delete(Table::Kept, row);
+        let old = placement(self.kv, cid)?;
+        let demand = demand(self.kv, cid, old.as_ref(), Step::None)?;
+        let revision = self.next_revision();
+        self.change(revision, ChangeKind::PlacementChanged, cid, None);
+        self.shrink(old, demand, revision)?;
+        Ok(OpResult::Done)
+    }
+
+    /// Brings a placement in line with what is left that asks for it; without anything it goes.
+    fn shrink(&mut self, old: Option<Placement>, demand: Demand, revision: u64) -> Result<(), KvError> {
+        let Demand {
+            replication,
+            mode,
+            pins,
+        } = demand;
+        let everyone = self.present_nodes()?;
         let new = old.clone().filter(|_| pins > 0).map(|old| {
             // From everywhere to a few: nobody is chosen yet, so the leader's loop plans it; until then the nodes that
             // hold it go on holding it, because a node that is not assigned lets go only after the placement names
@@ -318,12 +365,14 @@ impl Applier<'_> {
         self.set_placement(old, new)
     }
 
-    fn index(&mut self, pin: &Pin) {
+    /// `value` is that of its row in `Pins`.
+    fn index(&mut self, pin: &Pin, value: &[u8]) {
         if let Some(at) = pin.options.expire_at {
             self.header.expiry_from = self.header.expiry_from.min(at);
         }
         for (table, key) in index_rows(pin) {
-            self.kv.put(table, key, Vec::new());
+            let value = if table == Table::ByCreated { value } else { &[] };
+            self.kv.put(table, key, value.to_vec());
         }
     }
 
@@ -331,6 +380,47 @@ impl Applier<'_> {
         for (table, key) in index_rows(pin) {
             self.kv.delete(table, key);
         }
+    }
+
+    /// The moment of a new pin, which no other pin of its namespace has: now, or a time in the past for one that comes from
+    /// elsewhere. Of these, thousands may be of one second, as IPFS Cluster keeps no more of a time.
+    fn next_created(&mut self, namespace: &Namespace, past: Option<Timestamp>) -> Result<Created, KvError> {
+        /// Tries of a moment from the past. Each begins where the last one ended, so the first one is nearly always free.
+        const TRIES: usize = 1_000;
+        let Some(at) = past else {
+            self.header.last_created = self.header.last_created.next(self.time);
+            return Ok(self.header.last_created);
+        };
+        let mut created = Created {
+            at,
+            ordinal: self.header.next_ordinal % Created::PER_MILLI,
+        };
+        let prefix = keys::namespace(namespace);
+        for _ in 0..TRIES {
+            let row = keys::created_at(prefix.clone(), created);
+            let mut is_taken = false;
+            self.kv.scan(
+                Table::ByCreated,
+                &row,
+                keys::after_prefix(&row).as_deref(),
+                &mut |_, _| {
+                    is_taken = true;
+                    false
+                },
+            )?;
+            if !is_taken {
+                break;
+            }
+            created.ordinal = (created.ordinal + 1) % Created::PER_MILLI;
+        }
+        self.header.next_ordinal = (created.ordinal + 1) % Created::PER_MILLI;
+        // Should a leader's clock be behind this time, new pins begin behind it.
+        let all_of_it = Created {
+            ordinal: Created::PER_MILLI - 1,
+            ..created
+        };
+        self.header.last_created = self.header.last_created.max(all_of_it);
+        Ok(created)
     }
 
     pub(super) fn next_revision(&mut self) -> u64 {
@@ -373,10 +463,13 @@ impl Applier<'_> {
 
 /// The index rows of a pin, apart from its place by CID.
 pub(super) fn index_rows(pin: &Pin) -> Vec<(Table, Vec<u8>)> {
-    let (key, options) = (&pin.key, &pin.options);
-    let mut rows = vec![(Table::ByCreated, keys::by_created(key, pin.created))];
+    let (key, options, created) = (&pin.key, &pin.options, pin.created());
+    let mut rows = vec![(Table::ByCreated, keys::by_created(key, created))];
+    if is_request_slot(&key.slot) {
+        rows.push((Table::Slots, keys::slot(key)));
+    }
     if !options.name.is_empty() {
-        rows.push((Table::ByName, keys::by_name(key, &options.name)));
+        rows.push((Table::ByName, keys::by_name(key, &options.name, created)));
     }
     if let Some(at) = options.expire_at {
         rows.push((Table::ByExpiry, keys::by_expiry(key, at)));
@@ -385,7 +478,7 @@ pub(super) fn index_rows(pin: &Pin) -> Vec<(Table, Vec<u8>)> {
         options
             .metadata
             .iter()
-            .map(|(name, value)| (Table::ByMetadata, keys::by_metadata(key, name, value))),
+            .map(|(name, value)| (Table::ByMetadata, keys::by_metadata(key, name, value, created))),
     );
     rows
 }
@@ -404,6 +497,7 @@ fn pinned(outcome: PinOutcome, pin: &Pin, placement: &Placement) -> OpResult {
     OpResult::Pinned(Pinned {
         outcome,
         created: pin.created,
+        ordinal: pin.ordinal,
         modified: pin.modified,
         revision: pin.revision,
         nodes: placement.nodes.clone(),

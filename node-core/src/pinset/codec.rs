@@ -6,7 +6,7 @@ use prost::Message;
 use super::records::{Change, ChangeKind, Header, Settings, Token};
 use super::view::KvError;
 use crate::{
-    Cid, Namespace, NodeId, NodeState, Peer, PeerId, Pin, PinKey, PinMode, PinOptions, Placement, Replication,
+    Cid, Created, Namespace, NodeId, NodeState, Peer, PeerId, Pin, PinKey, PinMode, PinOptions, Placement, Replication,
     StorageNode, Timestamp,
 };
 
@@ -103,6 +103,8 @@ struct PinV1 {
     modified: u64,
     #[prost(uint64, tag = "4")]
     revision: u64,
+    #[prost(uint32, tag = "5")]
+    ordinal: u32,
 }
 
 /// The value of a pin. Its key is in the row's key.
@@ -112,6 +114,7 @@ pub fn encode_pin(pin: &Pin) -> Vec<u8> {
         created: pin.created.as_millis(),
         modified: pin.modified.as_millis(),
         revision: pin.revision,
+        ordinal: pin.ordinal,
     })
 }
 
@@ -122,6 +125,7 @@ pub fn decode_pin(key: PinKey, bytes: &[u8]) -> Result<Pin, KvError> {
         key,
         options: stored.options.unwrap_or_default().read()?,
         created: Timestamp::from_millis(stored.created),
+        ordinal: stored.ordinal,
         modified: Timestamp::from_millis(stored.modified),
         revision: stored.revision,
     })
@@ -410,6 +414,12 @@ struct HeaderV1 {
     expiry_from: u64,
     #[prost(uint64, tag = "12")]
     credentials: u64,
+    #[prost(uint64, tag = "13")]
+    last_created: u64,
+    #[prost(uint32, tag = "14")]
+    last_ordinal: u32,
+    #[prost(uint32, tag = "15")]
+    next_ordinal: u32,
 }
 
 pub(super) fn encode_header(header: &Header) -> Vec<u8> {
@@ -426,6 +436,9 @@ pub(super) fn encode_header(header: &Header) -> Vec<u8> {
         requests_from: header.requests_from.as_millis(),
         expiry_from: header.expiry_from.as_millis(),
         credentials: header.credentials,
+        last_created: header.last_created.at.as_millis(),
+        last_ordinal: header.last_created.ordinal,
+        next_ordinal: header.next_ordinal,
     })
 }
 
@@ -444,6 +457,11 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, KvError> {
         requests_from: Timestamp::from_millis(stored.requests_from),
         expiry_from: Timestamp::from_millis(stored.expiry_from),
         credentials: stored.credentials,
+        last_created: Created {
+            at: Timestamp::from_millis(stored.last_created),
+            ordinal: stored.last_ordinal,
+        },
+        next_ordinal: stored.next_ordinal,
     })
 }
 

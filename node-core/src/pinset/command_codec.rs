@@ -23,7 +23,7 @@ struct BatchV1 {
 struct RequestV1 {
     #[prost(string, tag = "1")]
     id: String,
-    #[prost(oneof = "OpV1", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "OpV1", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     op: Option<OpV1>,
 }
 
@@ -59,6 +59,9 @@ enum OpV1 {
     /// An ID.
     #[prost(string, tag = "15")]
     RevokeCredential(String),
+    /// A key of `Kept`.
+    #[prost(bytes = "vec", tag = "16")]
+    Release(Vec<u8>),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -205,6 +208,7 @@ fn put_request(request: &Request) -> RequestV1 {
             cid: cid.to_bytes(),
             plan: Some(put_plan(plan)),
         }),
+        Op::Release { cid, by } => OpV1::Release(keys::kept(cid, by)),
         Op::Expire { limit } => OpV1::Expire(*limit),
         Op::PutNode { node } => OpV1::PutNode(node.into()),
         Op::SetNodeState { node, state } => OpV1::SetNodeState(SetNodeStateV1 {
@@ -268,6 +272,10 @@ fn read_request(request: RequestV1) -> Result<Request, KvError> {
             cid: read_cid(&place.cid)?,
             plan: read_plan(place.plan),
         },
+        OpV1::Release(kept) => {
+            let (cid, by) = keys::read_kept(&kept)?;
+            Op::Release { cid, by }
+        }
         OpV1::Expire(limit) => Op::Expire { limit },
         OpV1::PutNode(node) => Op::PutNode { node: node.read()? },
         OpV1::SetNodeState(set) => Op::SetNodeState {
@@ -384,6 +392,8 @@ struct PinnedV1 {
     everywhere: bool,
     #[prost(string, optional, tag = "7")]
     unplaced: Option<String>,
+    #[prost(uint32, tag = "8")]
+    ordinal: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -432,6 +442,7 @@ fn put_result(result: &OpResult) -> ResultV1 {
             nodes: ids(&pinned.nodes),
             everywhere: pinned.everywhere,
             unplaced: pinned.unplaced.clone(),
+            ordinal: pinned.ordinal,
         }),
         OpResult::Unpinned(pin) => AnswerV1::Unpinned(KeyedPinV1 {
             key: keys::pin(&pin.key),
@@ -458,6 +469,7 @@ fn read_result(result: ResultV1) -> Result<OpResult, KvError> {
         AnswerV1::Pinned(pinned) => OpResult::Pinned(Pinned {
             outcome: by_code(&OUTCOMES, pinned.outcome, "the outcome of a pin")?,
             created: Timestamp::from_millis(pinned.created),
+            ordinal: pinned.ordinal,
             modified: Timestamp::from_millis(pinned.modified),
             revision: pinned.revision,
             nodes: node_ids(pinned.nodes),

@@ -85,6 +85,10 @@ pub fn demand(kv: &dyn KvRead, cid: &Cid, placement: Option<&Placement>, step: S
         for (replication, mode) in rows.into_iter().flatten() {
             demand.add(replication, mode);
         }
+        // What a pin asked for that was replaced counts until what replaces it is held.
+        for (replication, mode) in collect(kv, Table::Kept, &keys::cid(cid), |_, value| decode_asked(value))? {
+            demand.add(replication, mode);
+        }
     }
     if let Some(options) = with {
         demand.add(options.replication, options.mode);
@@ -92,13 +96,22 @@ pub fn demand(kv: &dyn KvRead, cid: &Cid, placement: Option<&Placement>, step: S
     Ok(demand)
 }
 
-/// The value of a row in `CidPins`: both factors and the mode.
-pub(super) fn encode_asked(options: &PinOptions) -> Vec<u8> {
+/// The value of a row in `CidPins` and `Kept`: both factors and the mode.
+pub(super) fn encode_asked(replication: Replication, mode: PinMode) -> Vec<u8> {
     let mut out = Vec::with_capacity(9);
-    out.extend_from_slice(&options.replication.min.to_be_bytes());
-    out.extend_from_slice(&options.replication.max.to_be_bytes());
-    out.push(u8::from(options.mode == PinMode::Recursive));
+    out.extend_from_slice(&replication.min.to_be_bytes());
+    out.extend_from_slice(&replication.max.to_be_bytes());
+    out.push(u8::from(mode == PinMode::Recursive));
     out
+}
+
+/// The value of a row for two that ask for the same CID.
+pub(super) fn encode_asked_by_both(one: &[u8], replication: Replication, mode: PinMode) -> Result<Vec<u8>, KvError> {
+    let mut both = Demand::default();
+    let (first, first_mode) = decode_asked(one)?;
+    both.add(first, first_mode);
+    both.add(replication, mode);
+    Ok(encode_asked(both.replication, both.mode))
 }
 
 fn decode_asked(value: &[u8]) -> Result<(Replication, PinMode), KvError> {

@@ -19,7 +19,9 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
 
     // 1. Every pin is in exactly the indexes that its options ask for, and the indexes hold nothing else.
     let mut expected: BTreeSet<(Table, Vec<u8>)> = BTreeSet::new();
+    // What wants a CID: its pins, and what replaces others.
     let mut pins: BTreeMap<Cid, u32> = BTreeMap::new();
+    let (mut total, mut moments) = (0_u64, BTreeSet::new());
     each_row(kv, Table::Pins, |key, value| {
         let pin = decode_pin(keys::read_pin(key)?, value)?;
         let name = decode_pin_name(value)?;
@@ -32,6 +34,23 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
         expected.extend(index_rows(&pin));
         expected.insert((Table::CidPins, keys::cid_pin(&pin.key)));
         *pins.entry(pin.key.cid).or_default() += 1;
+        total += 1;
+        if pin.created() > header.last_created {
+            return Err(KvError(format!("{:?} is newer than the newest", pin.key)));
+        }
+        // The copy by time says the same.
+        let copy = kv.get(Table::ByCreated, &keys::by_created(&pin.key, pin.created()))?;
+        if copy.as_deref() != Some(value) {
+            return Err(KvError(format!("{:?} is recorded in two ways", pin.key)));
+        }
+        if !moments.insert((pin.key.namespace.clone(), pin.created())) {
+            return Err(KvError(format!("{:?} is recorded when another is", pin.key)));
+        }
+        Ok(())
+    })
+    .map_err(text)?;
+    each_row(kv, Table::Kept, |key, _| {
+        *pins.entry(keys::read_kept(key)?.0).or_default() += 1;
         Ok(())
     })
     .map_err(text)?;
@@ -108,6 +127,7 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
         Table::ByMetadata,
         Table::ByCreated,
         Table::ByExpiry,
+        Table::Slots,
     ] {
         each_row(kv, table, |key, _| {
             found.insert((table, key.to_vec()));
@@ -125,7 +145,6 @@ pub fn check_invariants(kv: &dyn KvRead) -> Result<(), String> {
     }
 
     // 5. The counters count.
-    let total: u64 = pins.values().map(|count| u64::from(*count)).sum();
     let cids = pins.len() as u64;
     if (header.pins, header.cids, header.unplaced) != (total, cids, unplaced) {
         return Err(format!(

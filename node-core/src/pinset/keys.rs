@@ -1,7 +1,7 @@
 //! Keys of the tables: big-endian numbers, texts ended by NUL, CIDs as they are (they carry their length), and a slot
 //! to the end. So the order of keys is the order of their parts, and every key reads back without ambiguity.
 
-use crate::{Cid, NodeId, PinKey, Timestamp};
+use crate::{Cid, Created, NodeId, PinKey, Timestamp};
 use crate::{Namespace, pinset::view::KvError};
 
 /// The one row of [`super::Table::Meta`] that belongs to the pinset.
@@ -92,10 +92,15 @@ pub fn read_by_node(key: &[u8]) -> Result<Cid, KvError> {
 }
 
 /// Key in `ByName`.
-pub fn by_name(key: &PinKey, name: &str) -> Vec<u8> {
-    let mut out = namespace(&key.namespace);
+pub fn by_name(key: &PinKey, name: &str, created: Created) -> Vec<u8> {
+    tail(named(&key.namespace, name), key, created)
+}
+
+/// What the keys of all pins of this name begin with, in `ByName`.
+pub fn named(of: &Namespace, name: &str) -> Vec<u8> {
+    let mut out = namespace(of);
     text(&mut out, name);
-    tail(out, key)
+    out
 }
 
 /// What the keys of all names that begin with `prefix` begin with, in `ByName`.
@@ -106,8 +111,8 @@ pub fn name_prefix(of: &Namespace, prefix: &str) -> Vec<u8> {
 }
 
 /// Key in `ByMetadata`.
-pub fn by_metadata(key: &PinKey, name: &str, value: &str) -> Vec<u8> {
-    tail(metadata_pair(&key.namespace, name, value), key)
+pub fn by_metadata(key: &PinKey, name: &str, value: &str, created: Created) -> Vec<u8> {
+    tail(metadata_pair(&key.namespace, name, value), key, created)
 }
 
 /// What the keys of all pins with this pair begin with, in `ByMetadata`.
@@ -119,8 +124,8 @@ pub fn metadata_pair(of: &Namespace, name: &str, value: &str) -> Vec<u8> {
 }
 
 /// Key in `ByCreated`.
-pub fn by_created(key: &PinKey, created: Timestamp) -> Vec<u8> {
-    tail(created_from(&key.namespace, created), key)
+pub fn by_created(key: &PinKey, created: Created) -> Vec<u8> {
+    tail(namespace(&key.namespace), key, created)
 }
 
 /// Where the pins created at or after a time begin, in `ByCreated`.
@@ -130,19 +135,66 @@ pub fn created_from(of: &Namespace, created: Timestamp) -> Vec<u8> {
     out
 }
 
-/// Reads the pin of a key in `ByName` (`texts` = 1), `ByMetadata` (2) or, after eight bytes of time, `ByCreated` (0).
-pub fn read_indexed(key: &[u8], texts: usize, numbers: usize) -> Result<PinKey, KvError> {
+/// Puts a place in the order of pins behind what keys begin with, in `ByCreated`, `ByName` and `ByMetadata`: there the pins
+/// that were recorded then or later begin.
+pub fn created_at(mut prefix: Vec<u8>, created: Created) -> Vec<u8> {
+    prefix.extend_from_slice(&created.at.as_millis().to_be_bytes());
+    prefix.extend_from_slice(&created.ordinal.to_be_bytes());
+    prefix
+}
+
+/// Reads a key of `ByName` (`texts` = 1), `ByMetadata` (2) or `ByCreated` (0) back: which pin, and when it was recorded.
+pub fn read_indexed(key: &[u8], texts: usize) -> Result<(Created, PinKey), KvError> {
     let (namespace, mut rest) = read_text(key)?;
     for _ in 0..texts {
         rest = read_text(rest)?.1;
     }
-    let rest = rest.get(8 * numbers..).ok_or_else(damaged)?;
+    let (millis, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+    let (ordinal, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
     let (cid, slot) = read_cid(rest)?;
-    Ok(PinKey {
+    let created = Created {
+        at: Timestamp::from_millis(u64::from_be_bytes(*millis)),
+        ordinal: u32::from_be_bytes(*ordinal),
+    };
+    let key = PinKey {
         namespace: read_namespace(namespace)?,
         cid,
         slot: utf8(slot)?.to_owned(),
-    })
+    };
+    Ok((created, key))
+}
+
+/// Key in `Slots`.
+pub fn slot(key: &PinKey) -> Vec<u8> {
+    let mut out = slot_of(&key.namespace, &key.slot);
+    out.extend_from_slice(&key.cid.to_bytes());
+    out
+}
+
+/// What the keys of this slot begin with, in `Slots`.
+pub fn slot_of(of: &Namespace, slot: &str) -> Vec<u8> {
+    let mut out = namespace(of);
+    text(&mut out, slot);
+    out
+}
+
+/// Reads the CID of a key in `Slots`.
+pub fn read_slot(key: &[u8]) -> Result<Cid, KvError> {
+    let (_, rest) = read_text(key)?;
+    read_whole_cid(read_text(rest)?.1)
+}
+
+/// Key in `Kept`.
+pub fn kept(cid: &Cid, by: &Cid) -> Vec<u8> {
+    let mut out = cid.to_bytes();
+    out.extend_from_slice(&by.to_bytes());
+    out
+}
+
+/// Reads a key of `Kept` back: what is kept, and for the sake of which.
+pub fn read_kept(key: &[u8]) -> Result<(Cid, Cid), KvError> {
+    let (cid, by) = read_cid(key)?;
+    Ok((cid, read_whole_cid(by)?))
 }
 
 /// Key in `ByExpiry`.
@@ -183,7 +235,8 @@ pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn tail(mut out: Vec<u8>, key: &PinKey) -> Vec<u8> {
+fn tail(prefix: Vec<u8>, key: &PinKey, created: Created) -> Vec<u8> {
+    let mut out = created_at(prefix, created);
     out.extend_from_slice(&key.cid.to_bytes());
     out.extend_from_slice(key.slot.as_bytes());
     out

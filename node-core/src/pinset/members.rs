@@ -51,6 +51,7 @@ pub(super) fn apply(applier: &mut Applier<'_>, op: &Op) -> Result<OpResult, Stop
         Op::PutPin { .. }
         | Op::RemovePin { .. }
         | Op::Place { .. }
+        | Op::Release { .. }
         | Op::Expire { .. }
         | Op::CreateCredential { .. }
         | Op::RevokeCredential { .. } => {

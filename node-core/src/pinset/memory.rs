@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::view::{KvError, KvRead, KvWrite, Table, Visit};
+use super::view::{KvError, KvRead, KvWalk, KvWrite, Table, Visit};
 
 /// A store in memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,6 +34,27 @@ impl KvRead for MemoryKv {
             }
         }
         Ok(())
+    }
+}
+
+impl KvWalk for MemoryKv {
+    fn scan_back(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), KvError> {
+        if end.is_some_and(|end| end <= start) {
+            return Ok(());
+        }
+        let first = Bound::Included((table, start.to_vec()));
+        let last = end.map_or(Bound::Unbounded, |end| Bound::Excluded((table, end.to_vec())));
+        let rows = self.rows.range((first, last)).rev();
+        for ((_, key), value) in rows.skip_while(|((found, _), _)| *found != table) {
+            if !visit(key, value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn get_many(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
+        keys.iter().map(|key| self.get(table, key)).collect()
     }
 }
 

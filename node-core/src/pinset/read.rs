@@ -4,7 +4,7 @@ use super::codec;
 use super::keys;
 use super::records::{Change, Header};
 use super::view::{KvError, KvRead, Table};
-use crate::{Cid, NodeId, NodeState, Peer, PeerId, Pin, PinKey, Placement, StorageNode, Timestamp};
+use crate::{Cid, Namespace, NodeId, NodeState, Peer, PeerId, Pin, PinKey, Placement, StorageNode, Timestamp};
 
 /// The counters and settings; the defaults when nothing was applied yet.
 pub fn header(kv: &dyn KvRead) -> Result<Header, KvError> {
@@ -16,6 +16,45 @@ pub fn header(kv: &dyn KvRead) -> Result<Header, KvError> {
 pub fn pin(kv: &dyn KvRead, key: &PinKey) -> Result<Option<Pin>, KvError> {
     let row = kv.get(Table::Pins, &keys::pin(key))?;
     row.map(|bytes| codec::decode_pin(key.clone(), &bytes)).transpose()
+}
+
+/// The pin of a namespace that was recorded under a request ID of the Pinning Services API ([`crate::is_request_slot`]). Clients
+/// that choose their slots themselves may use one twice; then the one with the smallest CID.
+pub fn pin_under(kv: &dyn KvRead, of: &Namespace, slot: &str) -> Result<Option<Pin>, KvError> {
+    let prefix = keys::slot_of(of, slot);
+    let mut found = None;
+    kv.scan(
+        Table::Slots,
+        &prefix,
+        keys::after_prefix(&prefix).as_deref(),
+        &mut |key, _| {
+            found = Some(keys::read_slot(key));
+            false
+        },
+    )?;
+    let Some(cid) = found.transpose()? else {
+        return Ok(None);
+    };
+    let key = PinKey {
+        namespace: of.clone(),
+        cid,
+        slot: slot.to_owned(),
+    };
+    pin(kv, &key)
+}
+
+/// Up to `limit` CIDs that are kept, each with the one for whose sake, behind one of them.
+pub fn kept(kv: &dyn KvRead, after: Option<&(Cid, Cid)>, limit: usize) -> Result<Vec<(Cid, Cid)>, KvError> {
+    let start = after.map_or_else(Vec::new, |(cid, by)| [keys::kept(cid, by).as_slice(), &[0]].concat());
+    let (mut found, mut failed) = (Vec::new(), None);
+    kv.scan(Table::Kept, &start, None, &mut |key, _| {
+        match keys::read_kept(key) {
+            Ok(pair) => found.push(pair),
+            Err(error) => failed = Some(error),
+        }
+        failed.is_none() && found.len() < limit
+    })?;
+    failed.map_or(Ok(found), Err)
 }
 
 /// Where a CID is held.

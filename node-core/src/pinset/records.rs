@@ -1,6 +1,6 @@
 //! The smaller things that the pinset keeps beside pins, placements, nodes and peers.
 
-use crate::{Cid, PeerId, PinKey, Replication, Timestamp};
+use crate::{Cid, Created, PeerId, PinKey, Replication, Timestamp};
 
 /// What holds for the whole cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Header {
     pub next_node: u32,
     /// Pins, of all namespaces.
     pub pins: u64,
-    /// CIDs that at least one pin wants.
+    /// CIDs that at least one pin wants, or that are kept until what replaces them is held.
     pub cids: u64,
     /// CIDs with fewer nodes than they need.
     pub unplaced: u64,
@@ -48,6 +48,10 @@ pub struct Header {
     pub expiry_from: Timestamp,
     /// Credentials of clients, expired ones included.
     pub credentials: u64,
+    /// Of the newest pin; every new one is newer, but for those that come from another cluster with a time of their own.
+    pub last_created: Created,
+    /// Where looking for a free ordinal begins for one of these.
+    pub next_ordinal: u32,
 }
 
 impl Default for Header {
@@ -65,6 +69,8 @@ impl Default for Header {
             requests_from: Timestamp::ZERO,
             expiry_from: Timestamp::ZERO,
             credentials: 0,
+            last_created: Created::FIRST,
+            next_ordinal: 0,
         }
     }
 }

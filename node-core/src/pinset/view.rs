@@ -21,7 +21,8 @@ pub enum Table {
     ByName,
     /// Pins by metadata pair.
     ByMetadata,
-    /// Pins by time of creation.
+    /// Pins by time of creation, with the pin as in [`Table::Pins`]: lists by time, name and metadata read them in this order,
+    /// in which they lie together, and not one by one all over the pinset.
     ByCreated,
     /// Pins by expiry.
     ByExpiry,
@@ -39,13 +40,17 @@ pub enum Table {
     Changes,
     /// Credentials of clients, by ID and by name.
     Credentials,
+    /// CIDs by the request ID under which they were pinned.
+    Slots,
+    /// CIDs that are kept until what replaces them is held, with that.
+    Kept,
     /// What this peer's worker has yet to look at. Local: not part of the replicated state.
     Todo,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Meta,
         Self::Pins,
         Self::CidPins,
@@ -64,6 +69,8 @@ impl Table {
         Self::RequestTimes,
         Self::Changes,
         Self::Credentials,
+        Self::Slots,
+        Self::Kept,
         Self::Todo,
     ];
 
@@ -88,6 +95,8 @@ impl Table {
             Self::RequestTimes => "request_times",
             Self::Changes => "changes",
             Self::Credentials => "credentials",
+            Self::Slots => "slots",
+            Self::Kept => "kept",
             Self::Todo => "todo",
         }
     }
@@ -109,6 +118,16 @@ pub trait KvRead {
     /// Visits the rows with `start` <= key < `end` in key order until `visit` returns `false`. No `end` = to the end of
     /// the table.
     fn scan(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), KvError>;
+}
+
+/// Reads that lists need besides.
+pub trait KvWalk: KvRead {
+    /// Visits the rows with `start` <= key < `end` from the last to the first until `visit` returns `false`. No `end` = from
+    /// the end of the table.
+    fn scan_back(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), KvError>;
+
+    /// The values under many keys, in the order asked. Keys that are in order are found several times as fast.
+    fn get_many(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, KvError>;
 }
 
 /// Reads and writes. A read sees the writes before it.

@@ -1,16 +1,21 @@
 //! The numbers: what a cluster does, beside what the machine could do and, when asked, what IPFS Cluster does over the
 //! same fake nodes in the same run.
 //!
-//! [`embedded`] measures something else: the node inside a peer beside Kubo. The rest is about the control plane:
+//! [`embedded`] measures something else: the node inside a peer beside Kubo; and [`pinning`] the pages of the Pinning Services
+//! API. [`rest`] asks the same as the rest does, over the REST API, by the same program on both sides. The rest is about the
+//! control plane:
 //! three peers on loopback, two replicas. Storage nodes are fakes that answer at once, each a process of its own, so
 //! that the control plane is what is measured; one line drives a real Kubo. An add counts when it is acknowledged.
 
 pub mod embedded;
 mod load;
 mod machine;
+mod migration;
 mod pinfleet;
+pub mod pinning;
 mod reference;
 mod report;
+pub mod rest;
 mod rows;
 mod storage_node;
 
@@ -55,7 +60,7 @@ impl Options {
 }
 
 /// The groups of measurements, in their order, with what they measure.
-pub const GROUPS: [(&str, &str); 4] = [
+pub const GROUPS: [(&str, &str); 5] = [
     (
         "small",
         "adds with a small pinset; status of one; the gap when the leader is killed",
@@ -63,6 +68,7 @@ pub const GROUPS: [(&str, &str); 4] = [
     ("large", "bulk add, lists, adds, memory and restart with a large pinset"),
     ("node", "pins driven to a node that answers at once"),
     ("kubo", "pins driven to one real Kubo, beside direct calls (needs Kubo)"),
+    ("import", "a pinset of IPFS Cluster taken over, beside a bulk stream"),
 ];
 
 /// What is measured is compared with this.
@@ -95,6 +101,9 @@ pub async fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> {
     }
     if options.wants("kubo") && !options.undriven {
         storage_node::kubo(options, scratch.path(), report).await?;
+    }
+    if options.wants("import") {
+        migration::import(options, scratch.path(), report).await?;
     }
     // Again at the end: on a shared machine the limit itself moves, and the figures lie between the two.
     report.fsyncs_at_end = machine::fsync_rate(scratch.path(), Duration::from_secs(1))?;

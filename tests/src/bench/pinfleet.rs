@@ -63,7 +63,8 @@ pub fn groups(cluster: &Cluster) -> Vec<(&'static str, Vec<u32>)> {
     ]
 }
 
-async fn start(options: &Options, scratch: &Path, name: &str) -> anyhow::Result<Cluster> {
+/// Three peers over fake nodes.
+pub(super) async fn start(options: &Options, scratch: &Path, name: &str) -> anyhow::Result<Cluster> {
     let mut set = options.set.clone();
     if options.undriven {
         set.push(("worker.pins_per_second".into(), HELD_BACK.into()));
@@ -103,7 +104,8 @@ async fn adds(cluster: &Cluster, fresh: &Arc<Fresh>, clients: usize, time: Durat
     Ok((seen, share.limit(cores(), "waiting for synced writes")))
 }
 
-fn cores() -> usize {
+/// Of this machine.
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -152,7 +154,7 @@ pub async fn small(
 const IDLE_LIMIT: Duration = Duration::from_secs(3_600);
 
 /// Waits until the nodes have done what the adds before left them, so that the next figure is not paid for by them.
-async fn idle(options: &Options, cluster: &Cluster) -> anyhow::Result<()> {
+pub(super) async fn idle(options: &Options, cluster: &Cluster) -> anyhow::Result<()> {
     if options.undriven {
         return Ok(());
     }
@@ -366,7 +368,7 @@ pub async fn large(
 }
 
 /// Adds many in one stream to one peer. Answers the rate and the time.
-async fn bulk(cluster: &Cluster, fresh: &Fresh, count: u64) -> anyhow::Result<(f64, f64)> {
+pub(super) async fn bulk(cluster: &Cluster, fresh: &Fresh, count: u64) -> anyhow::Result<(f64, f64)> {
     let client = client_of(cluster, 0)?;
     let numbers = fresh.take(count);
     let messages = tokio_stream::iter(numbers.step_by(BULK_MESSAGE).map(move |first| {

@@ -64,7 +64,7 @@ async fn lines(cluster: &Cluster, path: &str) -> anyhow::Result<Listed> {
 const ATTEMPTS: usize = 2;
 
 /// Three peers over a fake node each.
-async fn start(folder: &Path) -> anyhow::Result<(Cluster, Vec<FakeProcess>)> {
+pub(super) async fn start(folder: &Path) -> anyhow::Result<(Cluster, Vec<FakeProcess>)> {
     let mut nodes = Vec::new();
     for _ in 0..3 {
         nodes.push(FakeProcess::start(free_address()?)?);

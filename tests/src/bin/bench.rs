@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
-use cluster_tests::bench::{GROUPS, Options, REFERENCE, Report, embedded, run};
+use cluster_tests::bench::{GROUPS, Options, REFERENCE, Report, embedded, pinning, rest, run};
 use cluster_tests::cluster::option_of_peers;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,6 +19,10 @@ enum What {
     Cluster,
     /// The node inside a peer, beside Kubo 0.43.0
     Embedded,
+    /// Pages of the Pinning Services API, of a cluster of three peers whose nodes are held back
+    Pinning,
+    /// The REST API of IPFS Cluster, by the same program on both sides
+    Rest,
 }
 
 impl What {
@@ -26,6 +30,8 @@ impl What {
         match self {
             Self::Cluster => &GROUPS,
             Self::Embedded => &embedded::GROUPS,
+            Self::Pinning => &pinning::GROUPS,
+            Self::Rest => &rest::GROUPS,
         }
     }
 }
@@ -79,26 +85,29 @@ struct Arguments {
     /// An option of all peers, such as worker.pins_per_second=100; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = option_of_peers)]
     set: Vec<(String, String)>,
-    /// Percent of the sizes of `bench embedded`, for when Kubo is slow at one of them
+    /// Percent of the sizes of `bench embedded` and of the file of `bench rest`, for when Kubo is slow at one of them
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100))]
     percent: u64,
-    /// How often each work of `bench embedded` is done by each side, in turn; the middle one counts. What takes longer than
+    /// How often each work of `bench embedded`, and each add of `bench rest`, is done by each side, in turn; the middle one
+    /// counts. What takes longer than
     /// a minute is done once [default: 3, short: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=99))]
     rounds: Option<u64>,
     /// Let Kubo write blocks as it does by itself, without syncing them: not the same promise
     #[arg(long)]
     kubo_unsynced: bool,
-    /// Where the figures go as JSON [default: bench.json, bench-embedded.json]
+    /// Where the figures go as JSON [default: bench.json, bench-embedded.json, bench-pinning.json, bench-rest.json]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 fn groups() -> String {
     format!(
-        "Groups:\n{}\n\nGroups of `bench embedded`:\n{}",
+        "Groups:\n{}\n\nGroups of `bench embedded`:\n{}\n\nGroups of `bench pinning`:\n{}\n\nGroups of `bench rest`:\n{}",
         lines(What::Cluster),
-        lines(What::Embedded)
+        lines(What::Embedded),
+        lines(What::Pinning),
+        lines(What::Rest)
     )
 }
 
@@ -138,13 +147,16 @@ async fn main() -> anyhow::Result<ExitCode> {
         kubo_unsynced: arguments.kubo_unsynced,
     };
     let mut report = match arguments.what {
-        What::Cluster => Report::new(&options, REFERENCE),
+        What::Cluster | What::Rest => Report::new(&options, REFERENCE),
         What::Embedded => Report::new(&options, embedded::REFERENCE),
+        What::Pinning => Report::new(&options, pinning::REFERENCE),
     };
     let measure = async {
         match arguments.what {
             What::Cluster => run(&options, &mut report).await,
             What::Embedded => embedded::run(&options, &mut report).await,
+            What::Pinning => pinning::run(&options, &mut report).await,
+            What::Rest => rest::run(&options, &mut report).await,
         }
     };
     let mut terminated = signal(SignalKind::terminate())?;
@@ -162,6 +174,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     let json = arguments.json.unwrap_or_else(|| match arguments.what {
         What::Cluster => "bench.json".into(),
         What::Embedded => "bench-embedded.json".into(),
+        What::Pinning => "bench-pinning.json".into(),
+        What::Rest => "bench-rest.json".into(),
     });
     fs::write(&json, text + "\n").with_context(|| format!("cannot write {}", json.display()))?;
     print!("{}", report.table());

@@ -2,18 +2,20 @@
 //! Go or npm then.
 
 use clap::{Parser, ValueEnum};
-use cluster_tests::helia;
 use cluster_tests::kubo::{ipfs_cluster_binaries, kubo_binary};
+use cluster_tests::{clients, helia, python};
 
 /// Which programs.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Tool {
     /// `ipfs`, the node.
     Kubo,
-    /// `ipfs-cluster-service` and `ipfs-cluster-ctl`, to be compared with.
+    /// `ipfs-cluster-service` and `ipfs-cluster-ctl`, to be compared with, and to ask with.
     IpfsCluster,
     /// Helia, the JavaScript node, to be talked to: its Node.js and the folder of its scripts.
     Helia,
+    /// The client libraries of IPFS Cluster's REST API, and schemathesis: the folder of the scripts, and the Pythons.
+    Clients,
 }
 
 /// Prints where IPFS programs are, after building what is missing.
@@ -34,6 +36,11 @@ fn main() -> anyhow::Result<()> {
         Tool::Helia => {
             let tools = helia::tools()?;
             println!("{}\n{}", tools.node().display(), tools.scripts().display());
+        }
+        Tool::Clients => {
+            let (libraries, fuzzer) = (python::environment("clients")?, python::environment("schemathesis")?);
+            println!("{}", clients::npm_tools()?.scripts().display());
+            println!("{}\n{}", libraries.display(), fuzzer.display());
         }
     }
     Ok(())

@@ -98,7 +98,7 @@ fn describe(cluster: &Cluster) -> Value {
                 "grpc": run.grpc,
                 "rest": run.rest,
                 "proxy": run.proxy,
-                "pinning": null,
+                "pinning": run.pinning,
                 "metrics": run.http,
                 "peer": run.peer,
                 "config": peer.config_file(),

@@ -20,7 +20,6 @@
 pub mod car;
 mod content;
 mod install;
-mod process;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -32,11 +31,11 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
+pub use crate::npm::Tools;
 pub use content::{Added, GraphCodec, Hash, Make, Profile, UnixfsOptions, file_name, seeded_files};
-pub use install::{Tools, tools};
-pub(crate) use install::{node, packages};
+pub use install::tools;
 
-use process::Process;
+use crate::json_lines::Process;
 
 /// How long a command may take unless the call names another limit.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);

@@ -2,10 +2,14 @@
 
 mod access;
 mod add;
+mod checklist;
+mod defects;
+mod hostile;
 mod layer;
 mod lists;
 mod members;
 mod pins;
+mod tls;
 
 use anyhow::{Context, ensure};
 use cluster_tests::cluster::{Cluster, LIMIT};

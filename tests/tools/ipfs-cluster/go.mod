@@ -1,4 +1,5 @@
-// The supply of the reference for `cargo xtask bench --against ipfs-cluster`; the tests never need it.
+// The supply of the reference: its command line asks our REST API in the tests, and `cargo xtask bench --against ipfs-cluster`
+// measures it.
 module pinfleet.dev/tests/tools/ipfs-cluster
 
 go 1.26

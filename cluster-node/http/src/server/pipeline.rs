@@ -63,7 +63,14 @@ impl Pipeline {
 
     /// Lets a request in, with who asks among its extensions; also answers their name.
     async fn admit(&self, parts: &mut Parts) -> Result<Option<String>, Box<Response>> {
-        check_host(parts).map_err(|failure| Box::new(failure.into_response()))?;
+        check_host(parts).map_err(|failure| {
+            let mut response = failure.into_response();
+            // Programs on the way may have taken it for somebody else, and what follows it too.
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            Box::new(response)
+        })?;
         let principal = if is_exempt(&parts.method, parts.uri.path()) {
             Principal::nobody()
         } else {

@@ -217,6 +217,16 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Watched<T> {
+    /// Ends a wait for a client that takes nothing. Its connection is reset: closed, it would stay with the system, which
+    /// would hold megabytes for it and go on asking whether there is room, long after it stopped counting here.
+    fn judge_sending<R>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        let poll = self.sending.judge(cx, poll);
+        if self.sending.given_up {
+            self.life.break_off();
+        }
+        poll
+    }
+
     /// Throws away what still comes, for a bounded time.
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Closing::Lingering(timer) = &mut self.closing else {
@@ -244,7 +254,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         let this = self.get_mut();
         this.flushed = false;
         let poll = Pin::new(&mut this.inner).poll_write(cx, bytes);
-        this.sending.judge(cx, poll)
+        this.judge_sending(cx, poll)
     }
 
     fn poll_write_vectored(
@@ -255,7 +265,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         let this = self.get_mut();
         this.flushed = false;
         let poll = Pin::new(&mut this.inner).poll_write_vectored(cx, parts);
-        this.sending.judge(cx, poll)
+        this.judge_sending(cx, poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -265,7 +275,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.inner).poll_flush(cx);
-        let poll = this.sending.judge(cx, poll);
+        let poll = this.judge_sending(cx, poll);
         if matches!(poll, Poll::Ready(Ok(()))) {
             this.flushed = true;
             if let Some(waker) = this.flush_waited.take() {
@@ -283,7 +293,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         }
         if matches!(this.closing, Closing::No) {
             let poll = Pin::new(&mut this.inner).poll_shutdown(cx);
-            ready!(this.sending.judge(cx, poll))?;
+            ready!(this.judge_sending(cx, poll))?;
             if this.ended || this.at_rest() {
                 return Poll::Ready(Ok(()));
             }
@@ -300,6 +310,8 @@ struct Stall {
     /// Runs while something waits to be sent.
     timer: Pin<Box<Sleep>>,
     waiting: bool,
+    /// It was over.
+    given_up: bool,
 }
 
 impl Stall {
@@ -308,6 +320,7 @@ impl Stall {
             limit,
             timer: Box::pin(sleep_until(Instant::now())),
             waiting: false,
+            given_up: false,
         }
     }
 
@@ -323,6 +336,7 @@ impl Stall {
         match self.timer.as_mut().poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
+                self.given_up = true;
                 let words = format!("the client took nothing for {:?}", self.limit);
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, words)))
             }

@@ -117,7 +117,7 @@ fn expiry(query: &Query, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
 }
 
 /// Go's multiaddrs know `/ipfs/` before a peer ID as another word for `/p2p/`.
-fn origin(text: &str) -> String {
+pub fn origin(text: &str) -> String {
     text.replace("/ipfs/", "/p2p/")
 }
 

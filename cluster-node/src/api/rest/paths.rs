@@ -16,6 +16,9 @@ use crate::service::{ClusterSource, Pins};
 /// How long a path may take. Each directory on the way is a question to the nodes.
 const RESOLVE_TIME: Duration = Duration::from_secs(30);
 
+/// Of a path that is told back: 60 KiB of it help nobody.
+const SHOWN_CHARS: usize = 200;
+
 /// The CID that a path below `/ipfs/` or `/ipld/` leads to. A CID alone leads to itself, and nothing is asked.
 pub async fn resolve(rest: &Rest, path: &str) -> Result<Cid, Failure> {
     resolve_in(&rest.pins, &rest.resolves, path).await
@@ -43,7 +46,8 @@ pub async fn resolve_in(pins: &Arc<Pins>, places: &Arc<Semaphore>, path: &str) -
     match resolved {
         Ok(resolved) => Ok(resolved.cid),
         Err(error) => {
-            let words = format!("cannot resolve /ipfs/{path}: {error}");
+            let shown: String = path.chars().take(SHOWN_CHARS).collect();
+            let words = format!("cannot resolve /ipfs/{shown}: {error}");
             Err(match error.class() {
                 ErrorClass::NotFound => Failure::not_found(words),
                 ErrorClass::Permanent => Failure::bad(words),
@@ -55,7 +59,7 @@ pub async fn resolve_in(pins: &Arc<Pins>, places: &Arc<Semaphore>, path: &str) -
 
 /// Names change, and none of the storage nodes is asked for them.
 pub fn no_names(path: &str) -> Failure {
-    let path: String = path.chars().take(80).collect();
+    let path: String = path.chars().take(SHOWN_CHARS).collect();
     Failure::bad(format!(
         "/ipns/{path}: Pinfleet resolves no names; find the CID with `ipfs resolve /ipns/{path}` and give that"
     ))

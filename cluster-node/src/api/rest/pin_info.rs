@@ -289,6 +289,7 @@ mod tests {
                 ..PinOptions::default()
             },
             created: Timestamp::from_millis(1_000),
+            ordinal: 0,
             modified: Timestamp::from_millis(2_000),
             revision: 1,
         };

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
-use cluster_http::{Failure, Principal, Scope};
-use http::{HeaderValue, Method, StatusCode, header};
+use cluster_http::Scope;
 
+use super::super::guard::guard;
 use super::{Rest, add, gc, health, lists, openapi, peers, pins};
 
 /// One operation.
@@ -405,38 +404,16 @@ fn unbound() -> Router<Arc<Rest>> {
     for route in ROUTES {
         let (scope, path) = (route.scope, route.path);
         let guarded = (route.handler)().route_layer(from_fn(move |request: Request, next: Next| async move {
-            guard(scope, path, request, next).await
+            guard(scope, || methods(path), request, next).await
         }));
         router = router.route(path, guarded);
     }
     router
 }
 
-/// Lets through who has the right. What is asked with HEAD would otherwise be answered as GET, which changes nothing and
-/// which IPFS Cluster refuses.
-async fn guard(scope: Option<Scope>, path: &'static str, request: Request, next: Next) -> Response {
-    if request.method() == Method::HEAD {
-        return not_allowed(path);
-    }
-    if let Some(scope) = scope {
-        let (mut parts, body) = request.into_parts();
-        let principal = <Principal as axum::extract::FromRequestParts<()>>::from_request_parts(&mut parts, &()).await;
-        if let Err(failure) = principal.and_then(|principal| principal.require(scope)) {
-            return failure.into_response();
-        }
-        return next.run(Request::from_parts(parts, body)).await;
-    }
-    next.run(request).await
-}
-
-fn not_allowed(path: &str) -> Response {
-    let methods = ROUTES.iter().filter(|route| route.path == path);
-    let methods: Vec<String> = methods.map(|route| route.method.to_ascii_uppercase()).collect();
-    let mut answer = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed").into_response();
-    if let Ok(allow) = HeaderValue::try_from(methods.join(",")) {
-        answer.headers_mut().insert(header::ALLOW, allow);
-    }
-    answer
+fn methods(path: &str) -> Vec<&'static str> {
+    let of_path = ROUTES.iter().filter(|route| route.path == path);
+    of_path.map(|route| route.method).collect()
 }
 
 #[cfg(test)]

@@ -236,15 +236,15 @@ impl Adding {
 
     /// Ends it: all nodes have all blocks on disk, and the pin is recorded.
     pub async fn finish(self, wait: Duration) -> Result<Added, Error> {
-        let (roots, blocks, bytes) = match self.work {
+        let (roots, has_root, blocks, bytes) = match self.work {
             Work::UnixFs(adder) => {
                 let outcome = adder.finish().await.map_err(told)?;
                 let roots: Vec<_> = outcome.roots.iter().map(|root| root.cid).collect();
-                (roots, outcome.progress.blocks, outcome.progress.content_bytes)
+                (roots, true, outcome.progress.blocks, outcome.progress.content_bytes)
             }
             Work::Car(importer) => {
                 let imported = importer.finish().await.map_err(told)?;
-                (imported.roots, imported.blocks, imported.block_bytes)
+                (imported.roots, imported.has_root, imported.blocks, imported.block_bytes)
             }
         };
         let root = match roots.as_slice() {
@@ -278,6 +278,15 @@ impl Adding {
                     "roots in the CAR file: a pin has one; add it without a pin and pin what is wanted of it",
                 ),
             });
+        }
+        // Other blocks of the DAG may be missing too; without this one nothing of it could ever be found.
+        if let Some(root) = root.filter(|_| !has_root && !self.wish.without_pin) {
+            return Err(Error::invalid(
+                "root",
+                root.to_string(),
+                "named by the CAR file, but its block is not in it; add the parts of a DAG without a pin, and pin the root \
+                 when all are there",
+            ));
         }
         let held = targets.finish().await?;
         let mut pin = None;

@@ -255,7 +255,7 @@ impl Item {
         self.request.id.is_some()
             || matches!(
                 self.request.op,
-                Op::Place { .. } | Op::Expire { .. } | Op::UpdatePeer { .. }
+                Op::Place { .. } | Op::Release { .. } | Op::Expire { .. } | Op::UpdatePeer { .. }
             )
     }
 }

@@ -234,6 +234,31 @@ fn look_up(
     Ok(views)
 }
 
+/// The CIDs that ledgers list in some states, and those that lack nodes if that is one of them, in order; at most about
+/// `limit`. None: there are more.
+pub fn cids_in(
+    sources: &Sources,
+    statuses: &[Status],
+    limit: usize,
+    timeout: Duration,
+) -> Result<Option<Vec<Cid>>, Error> {
+    let request = StatusAllRequest {
+        statuses: statuses.to_vec(),
+        brief: true,
+        peer_timeout: timeout,
+        ..StatusAllRequest::default()
+    };
+    let mut merge = Merge::begin(sources, &request, false)?;
+    let mut cids = Vec::new();
+    while let Some(step) = merge.step()? {
+        cids.extend(step.into_iter().map(|found| found.cid));
+        if cids.len() > limit {
+            return Ok(None);
+        }
+    }
+    Ok(Some(cids))
+}
+
 /// The name of the first pin of a CID that has one; in one namespace, where only that is asked about.
 pub fn name_of(kv: &dyn KvRead, cid: &Cid, namespace: Option<&Namespace>) -> Result<String, Error> {
     let is_asked_about = |key: &PinKey| namespace.is_none_or(|namespace| key.namespace == *namespace);

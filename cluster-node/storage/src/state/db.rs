@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use node_core::pinset::{KvError, KvRead, Table, Visit};
+use node_core::pinset::{KvError, KvRead, KvWalk, Table, Visit};
 use parking_lot::Mutex;
 use rocksdb::{Cache, ColumnFamily, DBRawIteratorWithThreadMode, DBWithThreadMode, ReadOptions, SingleThreaded};
 use rocksdb::{DBAccess, DBPinnableSlice, SnapshotWithThreadMode};
@@ -14,6 +14,14 @@ use crate::StoreError;
 use crate::files;
 
 pub(super) type Rocks = DBWithThreadMode<SingleThreaded>;
+
+/// How the rows of the tables are laid out. 2: pins lie in the index by time, and names and metadata are in its order.
+const FORM: u32 = 2;
+
+/// What states have that bear no mark.
+const UNMARKED: u32 = 1;
+
+const FORM_KEY: &[u8] = b"form";
 
 /// One generation of the state. It lives as long as a reader holds it, also when a snapshot has replaced it.
 pub struct StateDb {
@@ -42,6 +50,7 @@ impl StateDb {
     ) -> Result<Self, StoreError> {
         let rocks = Rocks::open_cf_descriptors(&options::database(options), folder, options::tables(options, cache))?;
         check_atomic_flush(folder)?;
+        check_form(&rocks, folder)?;
         Ok(Self::new(rocks, folder, generation))
     }
 
@@ -99,6 +108,14 @@ impl StateDb {
 
     /// Reads from one consistent snapshot of all tables. Blocking, as every read here.
     pub fn read_view<R>(&self, read: impl FnOnce(&dyn KvRead) -> R) -> R {
+        read(&StateView {
+            db: self,
+            snapshot: self.rocks().snapshot(),
+        })
+    }
+
+    /// The same for who goes backwards too, or asks for much at once.
+    pub fn walk_view<R>(&self, read: impl FnOnce(&dyn KvWalk) -> R) -> R {
         read(&StateView {
             db: self,
             snapshot: self.rocks().snapshot(),
@@ -163,6 +180,43 @@ impl KvRead for StateView<'_> {
     }
 }
 
+impl KvWalk for StateView<'_> {
+    fn scan_back(&self, table: Table, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<(), KvError> {
+        let Some(rows) = self.db.readable(table) else {
+            return Ok(());
+        };
+        if end.is_some_and(|end| end <= start) {
+            return Ok(());
+        }
+        let mut read = bounds(end);
+        read.set_iterate_lower_bound(start);
+        let mut rows = self.snapshot.raw_iterator_cf_opt(rows, read);
+        // The upper bound is where it begins, and is not visited itself.
+        rows.seek_to_last();
+        while let Some((key, value)) = rows.item() {
+            if !visit(key, value) {
+                return Ok(());
+            }
+            rows.prev();
+        }
+        rows.status().map_err(failed)
+    }
+
+    fn get_many(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
+        let Some(rows) = self.db.readable(table) else {
+            return Ok(vec![None; keys.len()]);
+        };
+        let mut read = ReadOptions::default();
+        read.set_snapshot(&self.snapshot);
+        let values = self
+            .db
+            .rocks()
+            .batched_multi_get_cf_opt(rows, keys, keys.is_sorted(), &read);
+        let value = |read: Result<Option<DBPinnableSlice<'_>>, _>| Ok(read.map_err(failed)?.map(|row| row.to_vec()));
+        values.into_iter().map(value).collect()
+    }
+}
+
 pub(super) fn failed(error: rocksdb::Error) -> KvError {
     KvError(format!("RocksDB: {error}"))
 }
@@ -194,6 +248,41 @@ fn walk<D: DBAccess>(
 
 /// Looks into the options that RocksDB wrote down when it opened the database: a state whose tables are not flushed
 /// together is lost at the first crash, and nothing else would tell.
+/// Whether the rows are laid out as this version has them; an empty state is marked so. The mark lies in RocksDB's own table,
+/// so that it is no part of what peers compare, and goes with every checkpoint.
+fn check_form(rocks: &Rocks, folder: &Path) -> Result<(), StoreError> {
+    let found = match rocks.get(FORM_KEY)? {
+        Some(form) => {
+            let form = <[u8; 4]>::try_from(form.as_slice());
+            form.map(u32::from_be_bytes)
+                .map_err(|_| StoreError::Corrupt(format!("{}: its form is no number", folder.display())))?
+        }
+        None => {
+            let meta = rocks.cf_handle(Table::Meta.name());
+            let mut rows = meta.map(|meta| rocks.raw_iterator_cf(meta));
+            if let Some(rows) = &mut rows {
+                rows.seek_to_first();
+                rows.status()?;
+            }
+            if rows.is_none_or(|rows| !rows.valid()) {
+                rocks.put_opt(FORM_KEY, FORM.to_be_bytes(), &super::unlogged())?;
+                // Before any row: flushes of the tables leave RocksDB's own out, and rows without the mark would be taken
+                // for those of another version.
+                return Ok(rocks.flush()?);
+            }
+            UNMARKED
+        }
+    };
+    if found == FORM {
+        return Ok(());
+    }
+    Err(StoreError::Form {
+        folder: folder.to_owned(),
+        found,
+        known: FORM,
+    })
+}
+
 fn check_atomic_flush(folder: &Path) -> Result<(), StoreError> {
     let latest = files::names(folder)?
         .into_iter()
@@ -221,6 +310,55 @@ mod tests {
     use super::super::{Overlay, StateStore};
     use super::*;
     use node_core::pinset::KvWrite;
+
+    #[test]
+    fn rows_are_read_backwards_and_many_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = StateStore::open(&folder.path().join("state"), StateOptions::default()).expect("opened");
+        let db = store.current();
+        let mut overlay = Overlay::new(&db);
+        for number in 0..10_u8 {
+            overlay.put(Table::ByCreated, vec![1, number], vec![number]);
+        }
+        overlay.put(Table::ByCreated, vec![0], vec![99]);
+        overlay.put(Table::ByCreated, vec![2], vec![99]);
+        store.write(overlay.into_batch()).expect("written");
+        let back = |start: &[u8], end: Option<&[u8]>, limit: usize| {
+            let mut found = Vec::new();
+            store.current().walk_view(|kv| {
+                kv.scan_back(Table::ByCreated, start, end, &mut |_, value| {
+                    found.push(value[0]);
+                    found.len() < limit
+                })
+                .expect("read");
+            });
+            found
+        };
+        assert_eq!(back(&[1], Some(&[2]), 3), [9, 8, 7]);
+        assert_eq!(
+            back(&[1, 3], Some(&[1, 6]), 9),
+            [5, 4, 3],
+            "from the start up to the end"
+        );
+        assert_eq!(back(&[1, 8], None, 9), [99, 9, 8]);
+        assert!(back(&[1, 6], Some(&[1, 6]), 9).is_empty());
+        assert!(back(&[1, 6], Some(&[1, 3]), 9).is_empty());
+        assert!(back(&[3], None, 9).is_empty());
+        for keys in [
+            vec![vec![1, 3], vec![1, 77], vec![1, 4]],
+            vec![vec![1, 4], vec![0]],
+            vec![],
+        ] {
+            store.current().walk_view(|kv| {
+                let many = kv.get_many(Table::ByCreated, &keys).expect("read");
+                let one: Vec<_> = keys
+                    .iter()
+                    .map(|key| kv.get(Table::ByCreated, key).expect("read"))
+                    .collect();
+                assert_eq!(many, one);
+            });
+        }
+    }
 
     /// What a peer of an earlier version sends, or has left on this disk.
     #[test]
@@ -256,5 +394,35 @@ mod tests {
         let completed = StateDb::open(&old, 1, &StateOptions::default(), &cache).expect("completed");
         read(&completed);
         assert!(completed.readable(Table::Credentials).is_some());
+    }
+
+    #[test]
+    fn a_state_of_another_form_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        let cache = options::cache(&StateOptions::default());
+        let open = || StateDb::open(&state, 1, &StateOptions::default(), &cache);
+
+        let db = open().expect("a new one");
+        let meta = db.table(Table::Meta);
+        db.rocks().put_cf(meta, b"header", b"row").expect("written");
+        drop(db);
+        drop(open().expect("its own"));
+
+        for (form, found) in [(Some(1_u32), 1), (Some(FORM + 1), FORM + 1), (None, UNMARKED)] {
+            let tables = options::tables(&StateOptions::default(), &cache);
+            let rocks = Rocks::open_cf_descriptors(&options::database(&StateOptions::default()), &state, tables);
+            let rocks = rocks.expect("opened");
+            match form {
+                Some(form) => rocks.put(FORM_KEY, form.to_be_bytes()).expect("written"),
+                None => rocks.delete(FORM_KEY).expect("written"),
+            }
+            drop(rocks);
+            let refused = open().err().expect("refused");
+            assert!(
+                matches!(refused, StoreError::Form { found: told, known: FORM, .. } if told == found),
+                "{refused}"
+            );
+        }
     }
 }

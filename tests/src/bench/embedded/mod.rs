@@ -5,11 +5,11 @@
 //! Kubo daemons that are in no figure but as company on the same processors.
 
 mod add;
-mod data;
+pub(super) mod data;
 mod fetch;
 mod sides;
 mod store;
-mod work;
+pub(super) mod work;
 
 use std::time::{Duration, Instant};
 

@@ -10,6 +10,11 @@
 //! - a head is only touched if there is no doubt about its body: at most one `Content-Length`, or one `Transfer-Encoding` of
 //!   exactly `chunked`, and never both;
 //! - what is not understood passes, and everything behind it too: hyper alone judges it, and its answer has no trailers.
+//!
+//! One more thing is done to a head: in its query `"`, `<` and `>` are escaped, which the crate `http` does not take as they are.
+//! Go's servers do, and clients of the Pinning Services API send JSON there. It stays the same query, and one line.
+
+use std::ops::Range;
 
 use bytes::BytesMut;
 use httparse::{EMPTY_HEADER, Header, Request, Status};
@@ -81,6 +86,8 @@ enum Head {
     /// A head of this length, what goes into it where, and what follows.
     Whole {
         len: usize,
+        /// A query that has something to be escaped.
+        bare: Option<Range<usize>>,
         insert_at: Option<usize>,
         body: State,
     },
@@ -128,17 +135,27 @@ impl Framing {
                 Head::Part => break,
                 Head::Refused(why) => self.refused = Some(why),
                 Head::Odd => self.state = State::Passing,
-                Head::Whole { len, insert_at, body } => {
+                Head::Whole {
+                    len,
+                    bare,
+                    insert_at,
+                    body,
+                } => {
                     heads += 1;
                     self.looked_at = 0;
                     self.state = body;
-                    if let Some(at) = insert_at {
-                        take(raw, at, out);
-                        out.extend_from_slice(INSERTED);
-                        take(raw, len - at, out);
-                    } else {
-                        take(raw, len, out);
+                    let mut at = 0;
+                    if let Some(query) = bare {
+                        take(raw, query.start, out);
+                        escape(&raw.split_to(query.len()), out);
+                        at = query.end;
                     }
+                    if let Some(insert_at) = insert_at {
+                        take(raw, insert_at - at, out);
+                        out.extend_from_slice(INSERTED);
+                        at = insert_at;
+                    }
+                    take(raw, len - at, out);
                 }
             }
         }
@@ -227,6 +244,35 @@ fn take(raw: &mut BytesMut, len: usize, out: &mut BytesMut) {
     }
 }
 
+/// What the crate `http` does not take in a query.
+fn is_bare(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>')
+}
+
+fn escape(query: &[u8], out: &mut BytesMut) {
+    for byte in query {
+        match byte {
+            b'"' => out.extend_from_slice(b"%22"),
+            b'<' => out.extend_from_slice(b"%3C"),
+            b'>' => out.extend_from_slice(b"%3E"),
+            byte => out.extend_from_slice(&[*byte]),
+        }
+    }
+}
+
+/// Where the query of a request line stands, if something in it is to be escaped.
+fn bare_query(request: &Request<'_, '_>, raw: &[u8], line: usize) -> Option<Range<usize>> {
+    let (method, path) = (request.method?, request.path?);
+    let (from, query) = path.split_once('?').map(|(before, query)| (before.len() + 1, query))?;
+    if !query.bytes().any(is_bare) {
+        return None;
+    }
+    // One space stands behind the method.
+    let start = line + method.len() + 1 + from;
+    let range = start..start + query.len();
+    (raw.get(range.clone()) == Some(query.as_bytes())).then_some(range)
+}
+
 /// Whether a head may end behind the first `looked_at` bytes: an empty line is a line feed that follows another, with nothing
 /// but a carriage return between them.
 fn has_end(raw: &[u8], looked_at: usize) -> bool {
@@ -286,6 +332,7 @@ fn understand(request: &Request<'_, '_>, raw: &[u8], len: usize) -> Head {
     let line_end = memchr::memchr(b'\n', &raw[line..len]).map(|at| line + at + 1);
     Head::Whole {
         len,
+        bare: bare_query(request, raw, line),
         insert_at: line_end.filter(|_| wanted),
         body,
     }

@@ -113,6 +113,27 @@ fn behind_what_is_not_understood_nothing_is_touched() {
 }
 
 #[test]
+fn a_query_may_hold_json_as_it_is() {
+    let rest = "HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (sent, passed) in [
+        (r#"/pins?meta={"a":"<b>"}&x"#, "/pins?meta={%22a%22:%22%3Cb%3E%22}&x"),
+        // What is no query is left to hyper, and what is escaped already stays so.
+        (r#"/"a"?b=%22"#, r#"/"a"?b=%22"#),
+        ("/pins?a=b", "/pins?a=b"),
+    ] {
+        let passed = format!("GET {passed} {}", rest.replacen("\r\n", "\r\nTE: trailers\r\n", 1));
+        let sent = format!("GET {sent} {rest}");
+        // Twice on one connection, and cut anywhere.
+        let both = sent.repeat(2);
+        for at in 0..both.len() {
+            let pieces = [&both.as_bytes()[..at], &both.as_bytes()[at..]];
+            let out = through(&mut framing(), &pieces);
+            assert_eq!(String::from_utf8(out).unwrap(), passed.repeat(2), "{at}");
+        }
+    }
+}
+
+#[test]
 fn a_head_with_as_many_headers_as_hyper_takes_gets_none() {
     for (count, expected) in [(99, 1), (100, 0)] {
         let text = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));

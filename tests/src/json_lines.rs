@@ -28,7 +28,7 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Value>>>>>;
 
 /// The process. Killed when dropped; ends by itself when this program ends, since its input does.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Mutex<Option<Child>>,
     input: tokio::sync::Mutex<ChildStdin>,
     waiting: Waiting,
@@ -38,7 +38,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts it, and returns what it said when it was ready.
-    pub(super) async fn start(mut command: Command) -> anyhow::Result<(Self, Value)> {
+    pub(crate) async fn start(mut command: Command) -> anyhow::Result<(Self, Value)> {
         let errors = NamedTempFile::new()?;
         let mut child = command
             .stdin(Stdio::piped())
@@ -62,7 +62,7 @@ impl Process {
     }
 
     /// Sends a request and waits for its answer. When `limit` passes, the error is what the process says about that.
-    pub(super) async fn call(&self, command: &str, mut request: Value, limit: Duration) -> anyhow::Result<Value> {
+    pub(crate) async fn call(&self, command: &str, mut request: Value, limit: Duration) -> anyhow::Result<Value> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         request["seq"] = json!(number);
         request["cmd"] = json!(command);
@@ -116,7 +116,7 @@ impl Process {
     }
 
     /// What it wrote to stderr.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         match fs::read(self.errors.path()) {
             Ok(text) => String::from_utf8_lossy(&text).into_owned(),
             Err(error) => format!("its stderr can't be read: {error}"),
@@ -124,17 +124,17 @@ impl Process {
     }
 
     /// Its process ID, while it runs.
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.child.lock().as_ref().map(Child::id)
     }
 
     /// Stops all its threads.
-    pub(super) fn freeze(&self) -> anyhow::Result<()> {
+    pub(crate) fn freeze(&self) -> anyhow::Result<()> {
         freeze(self.process()?)
     }
 
     /// Lets them go on.
-    pub(super) fn thaw(&self) -> anyhow::Result<()> {
+    pub(crate) fn thaw(&self) -> anyhow::Result<()> {
         Ok(kill_process(self.process()?, Signal::CONT)?)
     }
 
@@ -144,7 +144,7 @@ impl Process {
     }
 
     /// Kills it at once.
-    pub(super) fn kill(&self) -> anyhow::Result<()> {
+    pub(crate) fn kill(&self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.lock().take() {
             child.kill()?;
             child.wait()?;
@@ -153,7 +153,7 @@ impl Process {
     }
 
     /// Waits until it has ended by itself; kills it, with an error, when it has not in time.
-    pub(super) async fn wait(&self, limit: Duration) -> anyhow::Result<()> {
+    pub(crate) async fn wait(&self, limit: Duration) -> anyhow::Result<()> {
         let look = async || match self.child.lock().as_mut() {
             None => Ok(None),
             Some(child) => Ok(Some(child.try_wait()?.context("it still runs")?)),
@@ -179,7 +179,7 @@ async fn read(output: ChildStdout, waiting: Waiting) {
     let mut lines = BufReader::new(output).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let Ok(answer) = serde_json::from_str::<Value>(&line) else {
-            eprintln!("not an answer of a Helia peer: {line}");
+            eprintln!("not an answer: {line}");
             continue;
         };
         let receiver = answer["seq"]

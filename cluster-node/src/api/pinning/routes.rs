@@ -1,0 +1,169 @@
+//! Every path with its method, the right that it takes, its handler, and what a client has to know of it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use cluster_http::Scope;
+
+use super::super::guard::guard;
+use super::{Pinning, openapi, pins};
+
+/// One operation.
+pub struct Route {
+    /// In lower case, as the document has it.
+    pub method: &'static str,
+    /// As the router has it, and the document.
+    pub path: &'static str,
+    /// The right that it takes; none for what anybody may ask.
+    pub scope: Option<Scope>,
+    handler: fn() -> MethodRouter<Arc<Pinning>>,
+    /// Its name for programs that are made from the document.
+    pub id: &'static str,
+    /// What it does, in a sentence.
+    pub summary: &'static str,
+    /// It takes the filters of a list.
+    pub filtered: bool,
+    /// It takes a pin.
+    pub takes_pin: bool,
+    /// What it answers when all is well: the status, and the schema of its body if it has one.
+    pub answer: (&'static str, Option<&'static str>),
+}
+
+/// All of them.
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: "get",
+        path: "/pins",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, pins::list),
+        id: "listPins",
+        summary: "Pins that all filters fit, the newest first. Without a status those that are `pinned`.",
+        filtered: true,
+        takes_pin: false,
+        answer: ("200", Some("PinResults")),
+    },
+    Route {
+        method: "post",
+        path: "/pins",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::POST, pins::add),
+        id: "addPin",
+        summary: "Pins a CID and all below it, under a request ID of its own. A repetition with the same `Idempotency-Key` is \
+                  answered as the first.",
+        filtered: false,
+        takes_pin: true,
+        answer: ("202", Some("PinStatus")),
+    },
+    Route {
+        method: "get",
+        path: "/pins/{requestid}",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::GET, pins::get),
+        id: "getPin",
+        summary: "One pin and where it stands.",
+        filtered: false,
+        takes_pin: false,
+        answer: ("200", Some("PinStatus")),
+    },
+    Route {
+        method: "post",
+        path: "/pins/{requestid}",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::POST, pins::replace),
+        id: "replacePin",
+        summary: "Puts a pin in the place of another, whose content stays until the new one is pinned. A pin of the same CID is \
+                  changed and keeps its request ID.",
+        filtered: false,
+        takes_pin: true,
+        answer: ("202", Some("PinStatus")),
+    },
+    Route {
+        method: "delete",
+        path: "/pins/{requestid}",
+        scope: Some(Scope::Pin),
+        handler: || on(MethodFilter::DELETE, pins::remove),
+        id: "removePin",
+        summary: "Removes a pin.",
+        filtered: false,
+        takes_pin: false,
+        answer: ("202", None),
+    },
+    Route {
+        method: "post",
+        path: "/token",
+        scope: Some(Scope::Read),
+        handler: || on(MethodFilter::POST, pins::token),
+        id: "token",
+        summary: "A bearer token for who has credentials.",
+        filtered: false,
+        takes_pin: false,
+        answer: ("200", Some("Token")),
+    },
+    Route {
+        method: "get",
+        path: "/health",
+        scope: None,
+        handler: || on(MethodFilter::GET, pins::alive),
+        id: "health",
+        summary: "Whether the peer answers. Open to all.",
+        filtered: false,
+        takes_pin: false,
+        answer: ("204", None),
+    },
+    Route {
+        method: "get",
+        path: "/openapi.json",
+        scope: None,
+        handler: || on(MethodFilter::GET, openapi::document),
+        id: "openapi",
+        summary: "This document.",
+        filtered: false,
+        takes_pin: false,
+        answer: ("200", Some("Document")),
+    },
+];
+
+/// The router of all routes.
+pub fn router(pinning: Arc<Pinning>) -> Router {
+    unbound().with_state(pinning)
+}
+
+fn unbound() -> Router<Arc<Pinning>> {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let (scope, path) = (route.scope, route.path);
+        let guarded = (route.handler)().route_layer(from_fn(move |request: Request, next: Next| async move {
+            guard(scope, || methods(path), request, next).await
+        }));
+        router = router.route(path, guarded);
+    }
+    router
+}
+
+fn methods(path: &str) -> Vec<&'static str> {
+    let of_path = ROUTES.iter().filter(|route| route.path == path);
+    of_path.map(|route| route.method).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_routes_are_in_each_others_way() {
+        // The router panics where they are.
+        let _ = unbound();
+    }
+
+    #[test]
+    fn whoever_changes_something_needs_a_right_for_it() {
+        for route in ROUTES.iter().filter(|route| route.method != "get") {
+            let scope = route.scope.expect("a change is for nobody without a right");
+            // A token is for who can read: it stands for the same rights.
+            assert!(scope >= Scope::Pin || route.path == "/token", "{}", route.path);
+        }
+    }
+}
