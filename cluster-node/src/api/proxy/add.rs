@@ -61,8 +61,8 @@ impl Proxy {
             request_id: None,
             format: asked.format(),
             without_pin: asked.no_pin,
-            // Each file that is not wrapped is a pin of its own, as in Kubo.
-            every_root: true,
+            // Each file that is not wrapped is a pin of its own, as in Kubo; a CAR file has one root.
+            every_root: asked.unixfs.is_some(),
             prefer,
         };
         let purpose = match asked.only_hash {
