@@ -111,7 +111,7 @@ async fn pins_are_made_and_removed_in_every_form() -> anyhow::Result<()> {
         let message = kubo_error(&proxy.call(call).await?, 500)?;
         assert!(message.contains(words), "{call}: {message}");
     }
-    let long = "x".repeat(300);
+    let long = "x".repeat(5_000);
     let message = kubo_error(&proxy.call(&format!("pin/add?arg={one}&name={long}")).await?, 500)?;
     assert!(message.contains("name"), "{message}");
     // Only POST, as Kubo.
