@@ -230,7 +230,7 @@ impl Cluster {
                 section.insert(key.into(), Value::String(free_address()?.to_string()));
             }
         }
-        for name in ["rest", "pinning"] {
+        for name in ["rest", "proxy", "pinning"] {
             let server = section(&mut config, name)?;
             if fresh || !server.contains_key("listen") {
                 let address = Value::String(free_address()?.to_string());

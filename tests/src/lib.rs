@@ -13,6 +13,7 @@ pub mod helia;
 pub mod ipfs_cluster;
 mod json_lines;
 pub mod kubo;
+pub mod kubo_clients;
 pub mod node;
 pub mod npm;
 pub mod peer;

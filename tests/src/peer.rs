@@ -37,6 +37,9 @@ pub struct RunInfo {
     /// `host:port` of the REST API; none when it is off.
     #[serde(default)]
     pub rest: Option<String>,
+    /// `host:port` of the IPFS proxy; none when it is off.
+    #[serde(default)]
+    pub proxy: Option<String>,
     /// `host:port` of the Pinning Services API; none when it is off.
     #[serde(default)]
     pub pinning: Option<String>,

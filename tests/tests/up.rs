@@ -88,13 +88,14 @@ impl Up {
 fn fields(said: &Value) -> anyhow::Result<()> {
     let peers = said["peers"].as_array().context("peers")?;
     for peer in peers {
-        for key in ["id", "name", "grpc", "rest", "pinning", "metrics", "peer", "config"] {
+        for key in [
+            "id", "name", "grpc", "rest", "proxy", "pinning", "metrics", "peer", "config",
+        ] {
             ensure!(
                 peer[key].as_str().is_some_and(|text| !text.is_empty()),
                 "{key} of {peer}"
             );
         }
-        ensure!(peer.get("proxy").is_some(), "{peer} does not say whether it has proxy");
         ensure!(
             Path::new(peer["config"].as_str().unwrap_or_default()).is_file(),
             "{peer}"

@@ -97,7 +97,11 @@ async fn a_folder_has_the_cid_that_kubo_gives_it() {
         let theirs = kubo.path_cid(flags, &root);
         let mut all = Vec::new();
         entries(&root, "folder", keep, &mut all);
-        let options = AddOptions { unixfs, wrap, hidden };
+        let options = AddOptions {
+            wrap,
+            hidden,
+            ..AddOptions::new(unixfs)
+        };
         let ours = add(options, Arc::new(NullSink), all).await.expect("added");
         assert_eq!(ours.roots[0].cid.to_string(), theirs, "{flags:?}");
     }

@@ -6,6 +6,9 @@ use node_core::{CID_BYTES_MAX, Cid, DIGEST_BYTES_MAX};
 use crate::hash::{self, HashFunction, NoDigest};
 use crate::{DagError, varint};
 
+/// The hash function whose digests are the blocks themselves.
+const IDENTITY: u64 = 0x00;
+
 /// Longest block, in bytes: Bitswap's limit, and so what every IPFS node takes and gives.
 pub const BLOCK_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -48,8 +51,28 @@ impl Block {
         Self::new(cid, Bytes::new()).ok()
     }
 
-    /// Names new bytes. Version 0 is for dag-pb under sha2-256 only; everything else becomes version 1.
-    pub(crate) fn seal(version: u64, codec: u64, function: HashFunction, bytes: Bytes) -> Result<Self, DagError> {
+    /// Puts bytes into a CID of their own, of version 1 and this codec: at most 128 of them
+    /// ([`crate::unixfs::INLINE_BYTES_MAX`]).
+    pub fn identity(codec: u64, bytes: &[u8]) -> Result<Self, DagError> {
+        let mut binary = Vec::with_capacity(CID_BYTES_MAX);
+        for number in [1, codec, IDENTITY, bytes.len() as u64] {
+            varint::write(&mut binary, number);
+        }
+        binary.extend_from_slice(bytes);
+        let cid = Cid::from_bytes(&binary).map_err(|_| DagError::BadEntry {
+            field: "bytes of a block that its CID shall hold:",
+            value: bytes.len().to_string(),
+            reason: "are too many: a CID holds at most 128",
+        })?;
+        Ok(Self {
+            cid,
+            bytes: Bytes::copy_from_slice(bytes),
+        })
+    }
+
+    /// Names new bytes. Version 0 is for dag-pb under sha2-256 only; everything else becomes version 1. Whether they are
+    /// what the codec says is not looked at.
+    pub fn seal(version: u64, codec: u64, function: HashFunction, bytes: Bytes) -> Result<Self, DagError> {
         if bytes.len() > BLOCK_BYTES_MAX {
             return Err(DagError::BlockTooLarge {
                 cid: None,

@@ -6,6 +6,7 @@
 //! | [`links`], [`codec`] | what a block of dag-pb, dag-cbor, dag-json or raw links to |
 //! | [`unixfs`] | files and directories: made with the CIDs that Kubo makes, and read, listed and walked by path |
 //! | [`car`] | CAR files, version 1 and 2: read piece by piece, written |
+//! | [`value`] | single blocks as values of the IPLD data model, from one codec into another |
 //!
 //! Who needs blocks says which; the caller fetches them, from a store, a peer or a gateway, in any order and as many at
 //! once as it likes. So the same code serves a simulated node, a real one and a command line, and every test of it is
@@ -18,6 +19,7 @@
 pub mod car;
 pub mod codec;
 pub mod unixfs;
+pub mod value;
 
 mod block;
 mod error;

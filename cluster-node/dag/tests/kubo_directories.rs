@@ -150,6 +150,51 @@ fn sharded_directories() {
 }
 
 #[test]
+fn directories_of_too_many_entries_are_sharded() {
+    let kubo = Kubo::new(&[]);
+    let options = Options::v0_2015();
+    let sharding = Sharding {
+        entries_max: Some(20),
+        fanout: 16,
+        ..options.sharding
+    };
+    let other = Options { sharding, ..options };
+    let flags = ["--max-directory-links=20", "--max-hamt-fanout=16"];
+    for entries in [20, 21] {
+        let root = kubo.path(&format!("entries-{entries}"));
+        wide(&root, entries, 10, 0);
+        compare(&kubo, &flags, &other, Keep::Nothing, &root);
+    }
+}
+
+#[test]
+fn small_blocks_lie_in_their_cids() {
+    let kubo = Kubo::new(&[]);
+    let root = kubo.path("small");
+    wide(&root, 3, 10, 0);
+    fs::write(root.join("larger"), vec![7; 200]).expect("written");
+    for (flags, base, limit) in [
+        (&["--inline"][..], Options::v0_2015(), 32),
+        (&["--inline", "--inline-limit=128"][..], Options::v0_2015(), 128),
+        (
+            &["--inline", "--inline-limit=100", "--cid-version=1", "--raw-leaves"][..],
+            Options {
+                cid_version: CidVersion::V1,
+                raw_leaves: true,
+                ..Options::v0_2015()
+            },
+            100,
+        ),
+    ] {
+        let options = Options {
+            inline: Some(limit),
+            ..base
+        };
+        compare(&kubo, flags, &options, Keep::Nothing, &root);
+    }
+}
+
+#[test]
 fn a_sharded_directory_with_mode_and_mtime() {
     let kubo = Kubo::new(&[]);
     let root = kubo.path("wide");

@@ -33,6 +33,7 @@ fn options() -> impl Strategy<Value = Options> {
         .prop_map(|(above, estimate, fanout)| Sharding {
             above,
             estimate,
+            entries_max: None,
             fanout,
         });
     (any::<bool>(), chunker, layout, any::<bool>(), 2usize..10, sharding).prop_map(

@@ -25,10 +25,10 @@ use crate::config::EmbeddedConfig;
 use crate::content::{Adding, NodeSource, add_pin};
 use crate::error::{Failure, StartError};
 use crate::fellows::{self, Fellows};
-use crate::fetch::{Network, candidate};
+use crate::fetch::{self, Network, candidate};
 use crate::gate::Gate;
 use crate::gc::{self, Gc, GcReport};
-use crate::http::{self, Gateways, Routers};
+use crate::http::{self, Gateways, Provider, Routers};
 use crate::inner::{self, Denied, Inner, Served};
 use crate::keep::Keeper;
 use crate::report::{self, EmbeddedReport};
@@ -216,6 +216,26 @@ impl EmbeddedNode {
     pub async fn report(&self) -> Result<EmbeddedReport, Error> {
         let report = report::of(&self.inner).await;
         report.map_err(|failure| failure.of(Operation::RepoStat))
+    }
+
+    /// Ends all connections with a peer. It may come back.
+    ///
+    /// # Errors
+    /// When the node has been shut down.
+    pub async fn disconnect(&self, peer: PeerId) -> Result<(), Error> {
+        let ended = self.inner.network.swarm.disconnect(peer).await;
+        ended.map_err(|_| Failure::stopping().of(Operation::SwarmConnect))
+    }
+
+    /// Looks for peers that have a block, in the DHT and by delegated routing, as long as a pin would, and until so many are
+    /// found.
+    pub async fn find_providers(&self, cid: &Cid, limit: usize) -> Vec<Provider> {
+        let found = fetch::providers(&self.inner.network, *cid, limit).await;
+        let provider = |candidate: cluster_swarm::Candidate| Provider {
+            peer: candidate.peer,
+            addresses: candidate.addresses,
+        };
+        found.into_iter().map(provider).collect()
     }
 
     /// Ends everything: work under way, connections, then the store, with all that was handed to it synced. Further calls of

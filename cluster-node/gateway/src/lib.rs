@@ -3,7 +3,7 @@
 //! | router | for whom |
 //! |---|---|
 //! | [`gateway`] | anybody: verifiable content by CID, as blocks and CAR files |
-//! | [`rpc`] | another Pinfleet, or an operator: the part of Kubo's RPC that Pinfleet drives nodes by |
+//! | [`rpc`] | another Pinfleet, an operator, or the IPFS proxy: the part of Kubo's RPC that Pinfleet drives nodes by, and what clients of Kubo use day by day |
 //!
 //! [`cluster_http::serve_router`] runs either of them on a listener, with the bounds that HTTP itself does not have; [`limits`]
 //! says which.
@@ -15,6 +15,10 @@
 //! | gateway requests at once | [`GatewayOptions::requests_max`] | each reads ahead; beyond it the answer is 429 with `Retry-After` |
 //! | blocks that a request reads ahead | [`GatewayOptions::blocks_ahead`] | 8 MiB of the largest blocks each |
 //! | RPC calls at once | [`RpcOptions::calls_max`] | pins may take days, and each holds a connection |
+//! | a block that is put as JSON | 8 MiB | it is held whole, and some twenty times of it as a value |
+//! | parts of one `block/put` or `dag/put` | 65,536 | their CIDs are answered at the end |
+//! | entries, pins of an answer that is one object | 100,000 | it is made at the end; streams have no such bound |
+//! | links told apart by `refs` | 262,144 | each is remembered |
 //! | connections, heads, stalls | [`limits`] | a client that sends or reads nothing holds a connection, and perhaps a request |
 //! | names of a path | what fits into a URI | each costs a block to be read |
 //!
@@ -30,7 +34,7 @@ use std::time::Duration;
 pub use blocks::Blocks;
 use cluster_http::Limits;
 pub use gateway::GatewayOptions;
-pub use rpc::{RpcCredential, RpcNode, RpcOptions};
+pub use rpc::{Inside, Peer, RpcCredential, RpcNode, RpcOptions, Traffic};
 
 /// What a client may take of a listener of either router.
 pub fn limits() -> Limits {

@@ -42,6 +42,8 @@ impl Rig {
             node: node.clone(),
             source: store.clone(),
             sink: store.clone(),
+            held: None,
+            inside: None,
         };
         let served = Served::new(rpc::router(parts, options), limits()).await;
         let address = served.url("").parse().expect("an address");
@@ -332,6 +334,25 @@ async fn calls_that_make_no_sense_are_told_so() {
         (format!("cat?arg={cid}&offset=x"), 400, "offset"),
         (format!("cat?arg={cid}&offset=1001"), 500, "1000"),
         (format!("cat?arg={cid}/below"), 500, "below"),
+        ("cat?arg=/ipns/example.org".into(), 500, "names"),
+        (
+            format!("get?arg={cid}&compress=true&compression-level=10"),
+            400,
+            "between 1 and 9",
+        ),
+        (format!("refs?arg={cid}&edges=true&format=x"), 400, "not allowed"),
+        (format!("refs?arg={cid}&recursive=true&max-depth=x"), 400, "max-depth"),
+        (format!("dag/get?arg={cid}&output-codec=git-raw"), 400, "git-raw"),
+        (format!("dag/get?arg={cid}/below"), 500, "below"),
+        ("dag/put".into(), 400, "multipart"),
+        ("block/put?cid-codec=x".into(), 400, "not known"),
+        ("block/put?mhlen=20".into(), 400, "mhlen"),
+        ("block/put?format=v0&mhtype=sha2-512".into(), 400, "CIDv0"),
+        (format!("block/rm?arg={cid}"), 500, "garbage collection"),
+        ("files/ls".into(), 500, "MFS"),
+        ("add".into(), 500, "cluster"),
+        ("stats/bw".into(), 500, "does not tell"),
+        ("repo/gc".into(), 500, "does not tell"),
     ] {
         let (got, body) = rig.call(&format!("/api/v0/{path}")).await;
         let said: Value =

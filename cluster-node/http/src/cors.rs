@@ -54,8 +54,13 @@ impl Cors {
         request.method == Method::OPTIONS && request.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
     }
 
+    /// Whether pages of this origin may ask at all.
+    pub fn allows_origin(&self, origin: &HeaderValue) -> bool {
+        self.allowed_origin(origin).is_some()
+    }
+
     /// The headers that answer a browser's question. Without those that allow something the answer is no.
-    pub(crate) fn preflight(&self, request: &HeaderMap) -> HeaderMap {
+    pub fn preflight(&self, request: &HeaderMap) -> HeaderMap {
         const ASKED: &str = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
         let mut answer = HeaderMap::from_iter([(header::VARY, HeaderValue::from_static(ASKED))]);
         let Some(origin) = request
@@ -93,7 +98,7 @@ impl Cors {
     }
 
     /// What is added to the answer of a request from this origin.
-    pub(crate) fn add(&self, method: &Method, origin: Option<&HeaderValue>, answer: &mut HeaderMap) {
+    pub fn add(&self, method: &Method, origin: Option<&HeaderValue>, answer: &mut HeaderMap) {
         answer.append(header::VARY, HeaderValue::from_static("Origin"));
         let Some(origin) = origin.and_then(|origin| self.allowed_origin(origin)) else {
             return;

@@ -42,10 +42,10 @@ pub(crate) enum Tidied {
     Bad(Failure),
 }
 
-/// Looks at the path of a request.
-pub(crate) fn tidy(uri: &Uri) -> Tidied {
+/// Looks at the path of a request. A slash at its end is redirected away, or only taken off.
+pub(crate) fn tidy(uri: &Uri, redirect_slash: bool) -> Tidied {
     let raw = uri.path();
-    let Some(decoded) = decode(raw) else {
+    let Some(mut decoded) = decode(raw) else {
         return Tidied::Bad(Failure::bad(
             "the path has a % without two hexadecimal digits behind it",
         ));
@@ -54,7 +54,11 @@ pub(crate) fn tidy(uri: &Uri) -> Tidied {
         // `*`, which belongs to OPTIONS and has no route.
         return Tidied::Fine;
     }
-    if decoded.len() > 1 && decoded.ends_with(b"/") {
+    if !redirect_slash && decoded.len() > 1 && decoded.ends_with(b"/") {
+        let kept = decoded.len() - 1;
+        decoded = Cow::Owned(decoded[..kept].to_vec());
+    }
+    if redirect_slash && decoded.len() > 1 && decoded.ends_with(b"/") {
         // What stood before that slash stays as it was written.
         let kept = match raw.strip_suffix('/') {
             Some(kept) => Cow::Borrowed(kept.as_bytes()),
@@ -134,7 +138,11 @@ mod tests {
     use super::*;
 
     fn told(target: &str) -> String {
-        match tidy(&target.parse().unwrap()) {
+        told_with(target, true)
+    }
+
+    fn told_with(target: &str, redirect_slash: bool) -> String {
+        match tidy(&target.parse().unwrap(), redirect_slash) {
             Tidied::Fine => "fine".to_owned(),
             Tidied::Rewritten(uri) => uri.to_string(),
             Tidied::Redirect(status, location) => format!("{} {}", status.as_u16(), location.to_str().unwrap()),
@@ -175,6 +183,22 @@ mod tests {
     }
 
     #[test]
+    fn a_slash_at_the_end_may_be_taken_off_without_a_redirect() {
+        for (target, expected) in [
+            ("/", "fine"),
+            ("/pin/add", "fine"),
+            ("/pin/add/?arg=x", "/pin/add?arg=x"),
+            ("/pin/add%2F", "/pin/add"),
+            ("/pin%2Fadd", "/pin/add"),
+            ("/pin/add//", "301 /pin/add"),
+            ("//", "/"),
+            ("/pin/../add/", "301 /add"),
+        ] {
+            assert_eq!(told_with(target, false), expected, "{target}");
+        }
+    }
+
+    #[test]
     fn no_redirect_leads_to_another_host() {
         for target in [
             "//evil.org/",
@@ -207,7 +231,7 @@ mod tests {
         fn redirects_come_to_an_end(path in "/([a.%2F/]|%2F|%2E|%5C|\\\\){0,12}") {
             let Ok(mut uri) = path.parse::<Uri>() else { return Ok(()) };
             for _ in 0..path.len() + 2 {
-                match tidy(&uri) {
+                match tidy(&uri, true) {
                     Tidied::Redirect(_, location) => uri = location.to_str().unwrap().parse().unwrap(),
                     _ => return Ok(()),
                 }

@@ -40,6 +40,17 @@ impl Address {
         self.base.scheme() == "https"
     }
 
+    /// The URL of any path of the daemon's listener, as it is written in a request: encoded, with `/api/v0` where it has that.
+    pub(crate) fn at(&self, path_and_query: &str) -> Result<Url, String> {
+        let base = self.base.as_str().trim_end_matches('/');
+        let url = Url::parse(&format!("{base}{path_and_query}")).map_err(|error| error.to_string())?;
+        // What a path might turn into, as `//host` would, is asked of nobody.
+        match url.origin() == self.base.origin() && path_and_query.starts_with('/') {
+            true => Ok(url),
+            false => Err("it leads elsewhere".into()),
+        }
+    }
+
     /// The URL of a call.
     pub(crate) fn call(&self, operation: Operation) -> Url {
         let path = match operation {
@@ -197,6 +208,25 @@ mod tests {
             assert_eq!(address.to_string(), text);
             assert_eq!(address.socket(), None);
             assert_eq!(address.is_tls(), url.starts_with("https"));
+        }
+    }
+
+    #[test]
+    fn paths_of_requests_are_passed_on_as_they_are() {
+        let address: Address = "https://proxy.example/kubo-3/".parse().expect("an address");
+        for (path, url) in [
+            (
+                "/api/v0/cat?arg=a%2Fb&arg=c",
+                "https://proxy.example/kubo-3/api/v0/cat?arg=a%2Fb&arg=c",
+            ),
+            ("/", "https://proxy.example/kubo-3/"),
+            ("/@evil.example/", "https://proxy.example/kubo-3/@evil.example/"),
+        ] {
+            assert_eq!(address.at(path).expect(path).as_str(), url);
+        }
+        for path in ["@evil.example/", ".evil.example/", ":80/", "", "api"] {
+            let address: Address = "http://kubo.example".parse().expect("an address");
+            address.at(path).expect_err(path);
         }
     }
 

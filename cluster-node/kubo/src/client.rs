@@ -150,6 +150,14 @@ impl KuboClient {
         &self.address
     }
 
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    pub(crate) fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+
     pub(crate) fn options(&self) -> &KuboOptions {
         &self.options
     }

@@ -7,7 +7,9 @@ mod client;
 mod content;
 mod credentials;
 mod judge;
+mod passage;
 
 pub use address::{Address, AddressError, masked};
 pub use client::{CallObserver, KuboClient, KuboOptions, Silent};
 pub use credentials::{Credentials, CredentialsError, Shown};
+pub use passage::{PassError, PassedBody};

@@ -235,6 +235,7 @@ impl ContentApi {
                 Some(v1::add_start::Format::Unixfs(options)) => Format::UnixFs(unixfs_options(&options)?),
                 None => Format::UnixFs(AddOptions::v1_2025()),
             },
+            every_root: false,
             without_pin: start.without_pin,
             prefer: Vec::new(),
         })

@@ -1,16 +1,19 @@
 //! The APIs: thin handlers that convert and call the service. Nothing is decided here.
 
 mod access;
+mod adding;
 mod caller;
 mod cluster;
 mod content;
 mod convert;
 mod details;
 mod error;
+mod failure;
 mod guard;
 mod peer;
 pub mod pinning;
 mod pins;
+pub mod proxy;
 pub mod rest;
 
 pub use access::AccessApi;

@@ -13,6 +13,7 @@ mod init;
 mod node;
 mod options;
 mod peer;
+mod proxy;
 mod raft;
 mod render;
 mod replication;
@@ -38,6 +39,7 @@ pub use init::{InitError, InitOptions, Initialized, init};
 pub use node::{Node, NodeKind};
 pub use options::{Kind, OptionSpec, SectionSpec};
 pub use peer::Peer;
+pub use proxy::Proxy;
 pub use raft::Raft;
 pub use render::default_file;
 pub use replication::ReplicationDefaults;
@@ -54,6 +56,7 @@ pub static SECTIONS: &[SectionSpec] = &[
     peer::SECTION,
     api::SECTION,
     http_api::REST_SECTION,
+    proxy::SECTION,
     http_api::PINNING_SECTION,
     telemetry::SECTION,
     raft::SECTION,
@@ -75,6 +78,8 @@ pub struct Config {
     pub api: Api,
     /// `[rest]`
     pub rest: HttpApi,
+    /// `[proxy]`
+    pub proxy: Proxy,
     /// `[pinning]`
     pub pinning: HttpApi,
     /// `[telemetry]`
@@ -120,8 +125,12 @@ impl Config {
     }
 
     /// The sections of the HTTP APIs by name.
-    pub fn http_apis(&self) -> [(&'static str, &HttpApi); 2] {
-        [("rest", &self.rest), ("pinning", &self.pinning)]
+    pub fn http_apis(&self) -> [(&'static str, &HttpApi); 3] {
+        [
+            ("rest", &self.rest),
+            ("proxy", &self.proxy.http),
+            ("pinning", &self.pinning),
+        ]
     }
 
     /// Settings that are allowed and yet worth a line in the log.
@@ -166,6 +175,7 @@ impl Config {
         for (section, http) in self.http_apis() {
             http.check(section, problems);
         }
+        self.proxy.check(problems);
         self.raft.check(problems);
         self.replication.check(problems);
         self.worker.check(problems);

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::inside::InsideNode;
 use crate::config;
 
 /// The servers of an embedded node.
@@ -37,16 +38,11 @@ impl ContentHttp {
             tasks.push(listen("embedded.gateway_listen", address, router, runtime, &stop).await?);
         }
         if let Some(address) = given.rpc_listen {
-            let parts = RpcNode {
-                node: Arc::new(node.clone()),
-                source: Arc::new(Looked(node.clone())),
-                sink: Arc::new(node.keeper()) as Arc<dyn Sink>,
-            };
             let options = RpcOptions {
                 credentials: credentials(given)?,
                 ..RpcOptions::default()
             };
-            let router = rpc::router(parts, options);
+            let router = rpc::router(parts(node), options);
             tasks.push(listen("embedded.rpc_listen", address, router, runtime, &stop).await?);
         }
         Ok(Self { stop, tasks })
@@ -58,6 +54,22 @@ impl ContentHttp {
         // What is cut off here is cut off by the runtime's end.
         let _ = tokio::time::timeout(limit, futures::future::join_all(self.tasks)).await;
     }
+}
+
+/// The node as its RPC serves it.
+fn parts(node: &EmbeddedNode) -> RpcNode {
+    RpcNode {
+        node: Arc::new(node.clone()),
+        source: Arc::new(Looked(node.clone())),
+        held: Some(Arc::new(node.source(false))),
+        sink: Arc::new(node.keeper()) as Arc<dyn Sink>,
+        inside: Some(Arc::new(InsideNode(node.clone()))),
+    }
+}
+
+/// The node's RPC for a caller inside this peer, who has checked who asks.
+pub fn inner_rpc(node: &EmbeddedNode) -> Router {
+    rpc::inner_router(parts(node), RpcOptions::default())
 }
 
 async fn listen(

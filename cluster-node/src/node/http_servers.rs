@@ -71,8 +71,21 @@ impl HttpListeners {
         router: &Router,
         with: &ServedWith<'_>,
     ) -> anyhow::Result<HttpServers> {
+        self.serve_as(config, form, router, with, |_| ())
+    }
+
+    /// The same, where an API needs something else of its server than all others.
+    pub fn serve_as(
+        self,
+        config: &HttpApi,
+        form: ErrorForm,
+        router: &Router,
+        with: &ServedWith<'_>,
+        change: impl FnOnce(&mut ServerOptions),
+    ) -> anyhow::Result<HttpServers> {
         let section = self.section;
         let mut options = options(section, config, form, with.grace)?;
+        change(&mut options);
         options.observer = Some(with.observer.clone());
         let auth: Arc<dyn Authenticate> = with.gate.clone();
         let stop = CancellationToken::new();
@@ -130,22 +143,7 @@ fn options(section: &'static str, config: &HttpApi, form: ErrorForm, grace: Dura
         grace,
     };
     options.limits.check().with_context(|| format!("[{section}]"))?;
-    let names = |names: &[String]| -> anyhow::Result<Vec<HeaderName>> {
-        let parsed = names.iter().map(HeaderName::try_from).collect::<Result<_, _>>();
-        parsed.with_context(|| of("cors_exposed_headers"))
-    };
-    let methods = config
-        .cors_methods
-        .iter()
-        .map(|method| Method::from_bytes(method.as_bytes()));
-    options.cors = Some(Cors {
-        origins: config.cors_origins.clone(),
-        methods: methods.collect::<Result<_, _>>().with_context(|| of("cors_methods"))?,
-        headers: config.cors_headers.clone(),
-        exposed: names(&config.cors_exposed_headers)?,
-        credentials: config.cors_credentials == Allowed::Yes,
-        max_age: config.cors_max_age,
-    });
+    options.cors = Some(cors(section, config)?);
     for (name, value) in &config.headers {
         let name = HeaderName::try_from(name).with_context(|| of("headers"))?;
         options
@@ -157,6 +155,27 @@ fn options(section: &'static str, config: &HttpApi, form: ErrorForm, grace: Dura
         options.tls = Some(tls.with_context(|| format!("{section}.tls_cert_file and {section}.tls_key_file"))?);
     }
     Ok(options)
+}
+
+/// What pages may do.
+pub fn cors(section: &str, config: &HttpApi) -> anyhow::Result<Cors> {
+    let of = |option: &str| format!("{section}.{option}");
+    let names = |names: &[String]| -> anyhow::Result<Vec<HeaderName>> {
+        let parsed = names.iter().map(HeaderName::try_from).collect::<Result<_, _>>();
+        parsed.with_context(|| of("cors_exposed_headers"))
+    };
+    let methods = config
+        .cors_methods
+        .iter()
+        .map(|method| Method::from_bytes(method.as_bytes()));
+    Ok(Cors {
+        origins: config.cors_origins.clone(),
+        methods: methods.collect::<Result<_, _>>().with_context(|| of("cors_methods"))?,
+        headers: config.cors_headers.clone(),
+        exposed: names(&config.cors_exposed_headers)?,
+        credentials: config.cors_credentials == Allowed::Yes,
+        max_age: config.cors_max_age,
+    })
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@ mod channels;
 mod content_http;
 mod embedded;
 mod http_servers;
+mod inside;
 mod introduce;
 mod join;
 mod limits;
 mod local;
 mod observe;
 mod operate;
+mod proxy;
 mod run_file;
 mod serve;
 mod standing;
@@ -89,6 +91,8 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let grpc_listener = bind(config.api.grpc_listen, "api.grpc_listen").await?;
     let rest_listeners = HttpListeners::bind("rest", &config.rest).await?;
     let rest_address = rest_listeners.address();
+    let proxy_listeners = HttpListeners::bind("proxy", &config.proxy.http).await?;
+    let proxy_address = proxy_listeners.address();
     let pinning_listeners = HttpListeners::bind("pinning", &config.pinning).await?;
     let pinning_address = pinning_listeners.address();
     let (peer_address, grpc_address) = (peer_listener.local_addr()?, grpc_listener.local_addr()?);
@@ -224,6 +228,9 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
     let rest = Rest::new(pins.clone(), Some(gate.clone())).router();
     let rest = rest_listeners.serve(&config.rest, ErrorForm::Rest, &rest, &with)?;
     running.http_apis.push(rest);
+    let proxied = running.embedded.as_ref().map(|embedded| &embedded.node);
+    let proxy = proxy::serve(proxy_listeners, &config.proxy, &pins, proxied, &with)?;
+    running.http_apis.push(proxy);
     let pinning = Pinning::new(pins.clone(), Some(gate.clone())).router();
     let pinning = pinning_listeners.serve(&config.pinning, ErrorForm::Pinning, &pinning, &with)?;
     running.http_apis.push(pinning);
@@ -245,6 +252,7 @@ pub async fn run(dir: DataDir, config: Config, stop: CancellationToken) -> anyho
             peer: peer_address,
             grpc: grpc_address,
             rest: rest_address,
+            proxy: proxy_address,
             pinning: pinning_address,
             http: running.http.address(),
         };

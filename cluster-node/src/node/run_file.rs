@@ -15,6 +15,8 @@ pub struct Addresses {
     pub grpc: SocketAddr,
     /// For clients of the REST API, the first of several; none when it is off.
     pub rest: Option<SocketAddr>,
+    /// For clients of Kubo, the first of several; none when it is off.
+    pub proxy: Option<SocketAddr>,
     /// For clients of the Pinning Services API, likewise.
     pub pinning: Option<SocketAddr>,
     /// For metrics and health.
@@ -29,6 +31,7 @@ pub fn write_run_file(dir: &DataDir, config: &Config, own: PeerId, addresses: &A
         "pid": std::process::id(),
         "grpc": addresses.grpc.to_string(),
         "rest": addresses.rest.map(|address| address.to_string()),
+        "proxy": addresses.proxy.map(|address| address.to_string()),
         "pinning": addresses.pinning.map(|address| address.to_string()),
         "peer": addresses.peer.to_string(),
         "http": addresses.http.to_string(),

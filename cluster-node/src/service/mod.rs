@@ -54,7 +54,7 @@ pub use loops::{Fellows, LoopSettings, Loops, OnEnd};
 pub use member_views::{IpfsNodeSeen, IpfsSeen, MemberView, ipfs_node};
 pub use members::{ClusterView, JoinAnswer, NodeWish, PeerRole, PeerView, Problem, Severity, check_wire_version};
 pub use names::NodeNames;
-pub use nodes::{NodeFactory, NodeLimits, ObserverOf, OwnNode};
+pub use nodes::{NodeFactory, NodeLimits, ObserverOf, OwnNode, is_embedded};
 pub use operate::{NodeView, Operated};
 pub use peers::{LinkPurpose, Links, PeerDirectory, PeerLink};
 pub use pinning::{

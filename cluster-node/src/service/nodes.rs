@@ -20,6 +20,11 @@ use super::{Error, Operated};
 /// The kind of the node inside a peer.
 pub(super) const EMBEDDED: &str = "embedded";
 
+/// Whether it is the node inside a peer.
+pub fn is_embedded(node: &StorageNode) -> bool {
+    node.kind == EMBEDDED
+}
+
 /// What a peer says of a node that was inside it once.
 pub(super) const NOT_CONFIGURED: &str = "the configuration of the peer has no [[node]] section of the kind \"embedded\" any more; put it back and restart the \
      peer, or take the node out with `cluster-ctl node rm`";
@@ -54,6 +59,8 @@ pub struct NodeFactory {
     own: PeerId,
     embedded: Option<OwnNode>,
     known: Mutex<HashMap<NodeId, Known>>,
+    /// Those of them that are daemons, to speak with them directly.
+    attached: Mutex<HashMap<NodeId, Arc<AttachedNode>>>,
 }
 
 impl NodeFactory {
@@ -65,6 +72,7 @@ impl NodeFactory {
             observer,
             own,
             known: Mutex::default(),
+            attached: Mutex::default(),
         }
     }
 
@@ -74,6 +82,7 @@ impl NodeFactory {
     pub fn drive(&self, worker: &Worker, cluster_id: &str, nodes: Vec<StorageNode>) {
         let (gone, nodes): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|node| node.state == NodeState::Gone);
         let mut known = self.known.lock();
+        let mut attached = self.attached.lock();
         let mut driven = Vec::with_capacity(nodes.len());
         let mut kept = HashMap::with_capacity(nodes.len());
         for node in nodes {
@@ -83,14 +92,19 @@ impl NodeFactory {
                 Some((_, client)) => client,
                 None => match &self.embedded {
                     Some(embedded) if node.kind == EMBEDDED => embedded.driven.clone(),
-                    _ => Arc::new(self.attach(&node)) as Arc<dyn IpfsNode>,
+                    _ => {
+                        let made = Arc::new(self.attach(&node));
+                        attached.insert(node.id, made.clone());
+                        made
+                    }
                 },
             };
             driven.push((self.limits.settings(&node, cluster_id), client.clone()));
             kept.insert(node.id, (node, client));
         }
+        attached.retain(|id, _| kept.contains_key(id));
         *known = kept;
-        drop(known);
+        drop((known, attached));
         worker.set_nodes(driven);
         // After that: what still runs at them finds nothing to write to.
         worker.forget_nodes(gone.into_iter().map(|node| node.id));
@@ -104,6 +118,18 @@ impl NodeFactory {
     /// The same with what is recorded of it.
     pub fn known(&self, node: NodeId) -> Option<Known> {
         self.known.lock().get(&node).cloned()
+    }
+
+    /// The client of a daemon that this peer drives, to speak with it as others do; none of another node.
+    ///
+    /// # Errors
+    /// While the daemon can't be driven, for example because its credentials can't be read.
+    pub async fn daemon(&self, node: NodeId) -> Result<Option<Arc<KuboClient>>, cluster_ipfs::Error> {
+        let attached = self.attached.lock().get(&node).cloned();
+        match attached {
+            Some(attached) => attached.client(Operation::Id).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The node inside this peer.

@@ -163,6 +163,23 @@ impl Pins {
         Ok(Some(PinView { pin, placement }))
     }
 
+    /// Removes the pin of a CID that is shown: a CID may be pinned under a slot only, by another API.
+    pub async fn unpin_shown(&self, namespace: &Namespace, cid: Cid, wait: Duration) -> Result<PinView, Error> {
+        let key = PinKey {
+            namespace: namespace.clone(),
+            cid,
+            slot: String::new(),
+        };
+        let missing = match self.unpin(key, None, wait).await {
+            Err(error) if error.is_not_found() => error,
+            removed => return removed,
+        };
+        match self.first_pin(namespace, &cid, true, wait).await? {
+            Some(found) => self.unpin(found.pin.key, None, wait).await,
+            None => Err(missing),
+        }
+    }
+
     /// Tries again, at all nodes or at this peer's own, what they gave up of a CID or are waiting to retry. Answers how many
     /// nodes that are.
     pub async fn recover_cid(&self, cid: Cid, local: bool) -> Result<u64, Error> {

@@ -97,7 +97,7 @@ fn describe(cluster: &Cluster) -> Value {
                 "pid": run.pid,
                 "grpc": run.grpc,
                 "rest": run.rest,
-                "proxy": null,
+                "proxy": run.proxy,
                 "pinning": run.pinning,
                 "metrics": run.http,
                 "peer": run.peer,

@@ -143,8 +143,8 @@ fn header(path: &[u8], kind: Kind<'_>, metadata: Metadata) -> Result<Bytes, Cont
     }
     let mut builder = Builder::new(Vec::new());
     let path = match kind {
-        Kind::Directory => [path, b"/"].concat(),
-        Kind::File(_) => path.to_vec(),
+        // Without a slash at its end: Kubo's command takes that for two names.
+        Kind::Directory | Kind::File(_) => path.to_vec(),
         Kind::Symlink(target) => {
             // As it is: what takes it for a path makes `a` of `./a`.
             let shown = &target[..target.len().min(LINK_BYTES_MAX)];

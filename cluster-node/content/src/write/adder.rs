@@ -74,7 +74,7 @@ impl Adder {
     pub fn new(options: AddOptions, sink: Arc<dyn Sink>) -> Result<Self, ContentError> {
         options.unixfs.check()?;
         let wrapper = match options.wrap {
-            true => Some(DirectoryBuilder::new(options.unixfs.clone(), Metadata::default())?),
+            true => Some(DirectoryBuilder::new(options.unixfs.clone(), options.unnamed_metadata)?),
             false => None,
         };
         let chunk = match options.unixfs.chunker {
@@ -210,9 +210,9 @@ impl Adder {
             return self.open(name, metadata, true);
         }
         self.close_directories(names.len()).await?;
-        // It was made for something in it, without metadata, and these can't be added later.
+        // It was made for something in it, and other metadata can't be added later.
         match self.open.last_mut() {
-            Some(directory) if !directory.named && metadata == Metadata::default() => directory.named = true,
+            Some(directory) if !directory.named && metadata == self.options.unnamed_metadata => directory.named = true,
             _ => {
                 return Err(bad(
                     "path",
@@ -265,7 +265,7 @@ impl Adder {
         let common = self.common(names);
         self.close_directories(common).await?;
         for name in &names[common..] {
-            self.open(name, Metadata::default(), false)?;
+            self.open(name, self.options.unnamed_metadata, false)?;
         }
         Ok(())
     }

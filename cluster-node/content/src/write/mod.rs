@@ -20,6 +20,8 @@ pub struct AddOptions {
     pub unixfs: Options,
     /// Whether a directory is put around all top-level entries.
     pub wrap: bool,
+    /// Mode and mtime of directories that no entry names, that one included.
+    pub unnamed_metadata: Metadata,
     /// Whether entries below the top level whose names begin with `.` are taken; else they are left out, with all below
     /// them. Top-level entries are named by the user, and taken in any case, as by Kubo.
     pub hidden: bool,
@@ -144,6 +146,7 @@ impl AddOptions {
         Self {
             unixfs,
             wrap: false,
+            unnamed_metadata: Metadata::default(),
             hidden: false,
         }
     }

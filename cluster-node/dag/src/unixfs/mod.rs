@@ -24,7 +24,8 @@ mod write;
 
 pub use data::Mtime;
 pub use options::{
-    Chunker, CidVersion, FILE_LINKS_MAX, InvalidOptions, Layout, Options, Sharding, SizeEstimate, UnknownChunker,
+    Chunker, CidVersion, FILE_LINKS_MAX, INLINE_BYTES_MAX, InvalidOptions, Layout, Options, Sharding, SizeEstimate,
+    UnknownChunker,
 };
 pub use read::{
     BLOCKS_AHEAD, DirectoryEntry, DirectoryReader, FileReader, ListStep, Node, PathResolver, ReadStep, ResolveStep,

@@ -3,11 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use node_core::DIGEST_BYTES_MAX;
+
 use crate::HashFunction;
 
 /// Most links that a node of a file may be given. With the longest names of blocks it then still fits into a block, and
 /// the levels of a file that is being built fit into memory: a few megabytes.
 pub const FILE_LINKS_MAX: usize = 8192;
+
+/// Longest block that is put into its CID, in bytes: what Kubo takes of identity CIDs (boxo, package `verifcid`).
+pub const INLINE_BYTES_MAX: usize = DIGEST_BYTES_MAX;
 
 /// Longest chunk, in bytes: a block less what Kubo keeps free for the frame around it (boxo, package `chunker`).
 pub(crate) const CHUNK_BYTES_MAX: usize = crate::BLOCK_BYTES_MAX - 256;
@@ -29,6 +34,9 @@ pub struct Options {
     pub file_links_max: usize,
     /// When and how large directories are split over many blocks.
     pub sharding: Sharding,
+    /// Blocks of at most so many bytes are put into their CIDs and stored nowhere; none of them. At most
+    /// [`INLINE_BYTES_MAX`].
+    pub inline: Option<usize>,
 }
 
 /// The version of a CID.
@@ -57,6 +65,8 @@ pub struct Sharding {
     pub above: Option<u64>,
     /// How they are estimated.
     pub estimate: SizeEstimate,
+    /// Directories of more entries than this are split too, however small they are; none = the size alone counts.
+    pub entries_max: Option<usize>,
     /// Links of a shard: 8, 16, 32, 64, 128, 256, 512 or 1024.
     pub fanout: u16,
 }
@@ -118,8 +128,10 @@ impl Options {
             sharding: Sharding {
                 above: Some(256 * 1024),
                 estimate: SizeEstimate::Links,
+                entries_max: None,
                 fanout: 256,
             },
+            inline: None,
         }
     }
 
@@ -135,8 +147,10 @@ impl Options {
             sharding: Sharding {
                 above: Some(256 * 1024),
                 estimate: SizeEstimate::Block,
+                entries_max: None,
                 fanout: 256,
             },
+            inline: None,
         }
     }
 
@@ -163,6 +177,13 @@ impl Options {
                 "links per node of a file:",
                 self.file_links_max.to_string(),
                 "is out of range: it must be 2 to 8192",
+            );
+        }
+        if let Some(limit) = self.inline.filter(|limit| *limit > INLINE_BYTES_MAX) {
+            return invalid(
+                "bytes of blocks that are put into their CIDs:",
+                limit.to_string(),
+                "is out of range: it must be at most 128",
             );
         }
         if !(8..=1024).contains(&self.sharding.fanout) || !self.sharding.fanout.is_power_of_two() {
@@ -328,6 +349,7 @@ mod tests {
         assert!(refused(|o| o.chunker = Chunker::Size(0)).contains("size-0"));
         assert!(refused(|o| o.file_links_max = 1).contains("2 to 8192"));
         assert!(refused(|o| o.file_links_max = 8193).contains("8193"));
+        assert!(refused(|o| o.inline = Some(129)).contains("at most 128"));
         assert!(refused(|o| o.sharding.fanout = 100).contains("power of two"));
     }
 }

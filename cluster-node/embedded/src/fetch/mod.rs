@@ -9,3 +9,4 @@ mod search;
 pub(crate) use gather::{Gather, GatherError, Got, WANTS_MAX};
 pub use network::Fetched;
 pub(crate) use network::{Network, candidate};
+pub(crate) use search::providers;

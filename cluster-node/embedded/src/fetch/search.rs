@@ -108,3 +108,17 @@ pub(super) async fn search_event(search: &mut Option<Search>) -> SearchEvent {
         },
     }
 }
+
+/// Who is found to have something, at most so many.
+pub(crate) async fn providers(network: &Arc<Network>, cid: Cid, limit: usize) -> Vec<Candidate> {
+    let mut search = Some(Search::begin(network, cid));
+    let mut found: Vec<Candidate> = Vec::new();
+    while found.len() < limit
+        && let SearchEvent::Found(candidate) = search_event(&mut search).await
+    {
+        if !found.iter().any(|known| known.peer == candidate.peer) {
+            found.push(candidate);
+        }
+    }
+    found
+}

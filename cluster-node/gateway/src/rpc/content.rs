@@ -1,4 +1,4 @@
-//! Calls that carry content.
+//! Taking in what comes as a CAR file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,44 +9,19 @@ use axum::extract::{Extension, Multipart, State};
 use axum::response::Response;
 use bytes::Bytes;
 use cluster_content::{Imported, import_car};
-use http::header::{self, HeaderValue};
 use node_core::{Cid, PinMode};
 use serde_json::{Value, json};
 use tokio_stream::StreamExt as _;
 
 use super::answer::{Failure, Permit, line};
-use super::{Arguments, Rpc, cid, flag, value};
+use super::files::chunked;
+use super::{Arguments, Rpc, flag, value};
 
 /// Roots of all files of one call: they are kept until the last of their blocks is there.
 const ROOTS_MAX: usize = 65_536;
 
 /// For a client that sends a CAR file to send something more of it.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-
-pub(super) async fn block_get(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -> Result<Response, Failure> {
-    let block = rpc.content.block(&cid(argument(&arguments)?)?).await?;
-    Ok(answer(Body::from(block.bytes().clone()), "application/octet-stream"))
-}
-
-pub(super) async fn cat(
-    State(rpc): State<Arc<Rpc>>,
-    Extension(permit): Extension<Permit>,
-    arguments: Arguments,
-) -> Result<Response, Failure> {
-    let path = argument(&arguments)?;
-    let path = path.strip_prefix("/ipfs/").unwrap_or(path);
-    let (root, names) = path.split_once('/').unwrap_or((path, ""));
-    let resolved = rpc.content.resolve(cid(root)?, names.as_bytes()).await?;
-    let start = number(&arguments, "offset")?.unwrap_or(0);
-    let length = number(&arguments, "length")?;
-    let file = rpc.content.cat(resolved.cid, start, length).await?;
-    let bytes = file.bytes.map(move |bytes| {
-        let _held = &permit;
-        bytes
-    });
-    // The length is not said: what a client takes as the end of the body is then the end, and not a broken connection.
-    Ok(answer(Body::from_stream(bytes), "text/plain"))
-}
 
 /// Takes CAR files, one after another, and pins the roots that they name. A file that breaks off, or whose roots can't be
 /// pinned, is said in the line of the root, as Kubo does, or ends the answer.
@@ -94,30 +69,22 @@ pub(super) async fn dag_import(
             yield Ok(line(&json!({ "Stats": { "BlockCount": blocks, "BlockBytesCount": block_bytes } })));
         }
     };
-    Ok(answer(Body::from_stream(body), "application/json"))
+    Ok(chunked(Body::from_stream(body)))
 }
 
 fn root_line(root: &Cid, message: &str) -> Value {
     json!({ "Root": { "Cid": { "/": root.to_string() }, "PinErrorMsg": message } })
 }
 
-fn argument(arguments: &Arguments) -> Result<&str, Failure> {
+pub(super) fn argument(arguments: &Arguments) -> Result<&str, Failure> {
     value(arguments, "arg").ok_or_else(|| Failure::client("argument \"ipfs-path\" is required"))
 }
 
-fn number(arguments: &Arguments, name: &str) -> Result<Option<u64>, Failure> {
+pub(super) fn number(arguments: &Arguments, name: &str) -> Result<Option<u64>, Failure> {
     value(arguments, name)
         .map(|text| {
             text.parse()
                 .map_err(|_| Failure::client(format!("{name} is a number of bytes, and no {text:?}")))
         })
         .transpose()
-}
-
-fn answer(body: Body, kind: &'static str) -> Response {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
 }

@@ -3,10 +3,14 @@
 //!
 //! | call | of it |
 //! |---|---|
-//! | `id`, `version`, `repo/stat` | what Pinfleet reads of the answers; `repo/stat` never counts objects |
-//! | `pin/add`, `pin/rm`, `pin/update`, `pin/ls` | CIDs, no paths; `pin/ls` of one CID at a time |
-//! | `swarm/connect` | whole |
-//! | `block/get`, `cat`, `dag/import` | whole, but for options that only a terminal needs |
+//! | `id`, `version`, `repo/{stat,version,gc}`, `stats/*`, `bitswap/stat` | what the node knows; rates are 0, and `repo/gc` names no keys |
+//! | `pin/{add,rm,update,ls}` | CIDs, no paths; `pin/ls` names no indirect pins unless they are asked for one by one |
+//! | `swarm/{connect,disconnect,peers,addrs,addrs/local}`, `routing/findprovs` | whole |
+//! | `cat`, `get`, `ls`, `refs`, `resolve` | whole, but for options that only a terminal needs; `/ipns/` is not resolved |
+//! | `block/{get,put,stat}`, `dag/{get,put,stat,export,import,resolve}` | raw, dag-pb, dag-cbor and dag-json; digests are not cut (`mhlen`) |
+//!
+//! `block/rm`, `add` and the mutable file system (`files/*`) are refused with the reason; what is not there at all is 404, as in
+//! Kubo.
 //!
 //! Errors are Kubo's JSON with words that Pinfleet's driver sorts into the class which they had here. Calls are `POST`
 //! only, and none that a browser sends for a page is answered, as in Kubo: a page could otherwise drive a node on
@@ -14,8 +18,12 @@
 
 mod answer;
 mod auth;
+mod blocks;
 mod content;
+mod files;
+mod inside;
 mod node;
+mod paths;
 mod pins;
 
 use std::sync::Arc;
@@ -27,10 +35,12 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use cluster_content::{Content, Sink, Source};
 use cluster_ipfs::IpfsNode;
+use http::StatusCode;
 use node_core::Cid;
 use tokio::sync::Semaphore;
 
 pub use auth::RpcCredential;
+pub use inside::{Inside, Peer, Traffic};
 
 use answer::Failure;
 
@@ -41,8 +51,12 @@ pub struct RpcNode {
     pub node: Arc<dyn IpfsNode>,
     /// What it holds, or finds.
     pub source: Arc<dyn Source>,
+    /// What it holds, for calls that are to ask nobody else (`offline=true`); none where that is all there is.
+    pub held: Option<Arc<dyn Source>>,
     /// Where `dag/import` puts blocks.
     pub sink: Arc<dyn Sink>,
+    /// More of the node; without it the calls that need it are refused.
+    pub inside: Option<Arc<dyn Inside>>,
 }
 
 /// Choices and bounds of the RPC.
@@ -66,31 +80,75 @@ impl Default for RpcOptions {
 struct Rpc {
     node: Arc<dyn IpfsNode>,
     content: Content,
+    held: Content,
     sink: Arc<dyn Sink>,
+    inside: Option<Arc<dyn Inside>>,
     options: RpcOptions,
     calls: Arc<Semaphore>,
+    /// Whether who asks is checked here.
+    guarded: bool,
 }
 
-/// The routes of the RPC, under `/api/v0`.
+/// Blocks of one `block/put` or `dag/put`: their CIDs are answered when the last is stored.
+const PARTS_MAX: usize = 65_536;
+
+/// The routes of the RPC, under `/api/v0`, for a listener: credentials are checked, and pages are let in nowhere.
 pub fn router(node: RpcNode, options: RpcOptions) -> Router {
+    routes(node, options, true)
+}
+
+/// The same for a caller in this process that has checked who asks.
+pub fn inner_router(node: RpcNode, options: RpcOptions) -> Router {
+    routes(node, options, false)
+}
+
+fn routes(node: RpcNode, options: RpcOptions, guarded: bool) -> Router {
     let rpc = Arc::new(Rpc {
         node: node.node,
+        held: Content::new(node.held.unwrap_or_else(|| node.source.clone())),
         content: Content::new(node.source),
         sink: node.sink,
+        inside: node.inside,
         calls: Arc::new(Semaphore::new(options.calls_max)),
         options,
+        guarded,
     });
     let calls = Router::new()
         .route("/id", post(node::id))
         .route("/version", post(node::version))
         .route("/repo/stat", post(node::repo_stat))
+        .route("/repo/version", post(node::repo_version))
+        .route("/repo/gc", post(node::repo_gc))
+        .route("/stats/repo", post(node::repo_stat))
+        .route("/stats/bw", post(node::traffic))
+        .route("/stats/bitswap", post(node::bitswap))
+        .route("/bitswap/stat", post(node::bitswap))
         .route("/swarm/connect", post(node::swarm_connect))
+        .route("/swarm/disconnect", post(node::swarm_disconnect))
+        .route("/swarm/peers", post(node::swarm_peers))
+        .route("/swarm/addrs", post(node::swarm_addrs))
+        .route("/swarm/addrs/local", post(node::swarm_addrs_local))
+        .route("/routing/findprovs", post(node::find_providers))
         .route("/pin/add", post(pins::add))
         .route("/pin/rm", post(pins::remove))
         .route("/pin/update", post(pins::update))
         .route("/pin/ls", post(pins::list))
-        .route("/block/get", post(content::block_get))
-        .route("/cat", post(content::cat))
+        .route("/cat", post(files::cat))
+        .route("/get", post(files::get))
+        .route("/ls", post(files::ls))
+        .route("/refs", post(files::refs))
+        .route("/resolve", post(files::resolve))
+        .route("/block/get", post(blocks::block_get))
+        .route("/block/stat", post(blocks::block_stat))
+        .route("/block/put", post(blocks::block_put))
+        .route("/block/rm", post(blocks::block_rm))
+        .route("/dag/get", post(blocks::dag_get))
+        .route("/dag/put", post(blocks::dag_put))
+        .route("/dag/resolve", post(blocks::dag_resolve))
+        .route("/dag/export", post(blocks::dag_export))
+        .route("/dag/stat", post(blocks::dag_stat))
+        .route("/add", post(no_add))
+        .route("/files/{*call}", post(no_files))
         // A CAR file is as long as it is; it is read piece by piece.
         .route(
             "/dag/import",
@@ -98,13 +156,31 @@ pub fn router(node: RpcNode, options: RpcOptions) -> Router {
         );
     Router::new()
         .nest("/api/v0", calls)
+        .fallback(not_there)
         .layer(from_fn_with_state(rpc.clone(), admit))
         .with_state(rpc)
 }
 
+/// As Kubo says it.
+async fn not_there() -> Response {
+    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+}
+
+async fn no_files() -> Failure {
+    Failure::normal(
+        "the embedded node has no mutable file system (MFS), so files/* can't be used: add what you need and keep its CID",
+    )
+}
+
+async fn no_add() -> Failure {
+    Failure::normal("the embedded node takes content through its cluster: add it by one of the cluster's APIs")
+}
+
 /// Lets a call in, or not.
 async fn admit(State(rpc): State<Arc<Rpc>>, mut request: Request, next: Next) -> Response {
-    if let Err(failure) = auth::check(&rpc.options.credentials, request.headers()) {
+    if rpc.guarded
+        && let Err(failure) = auth::check(&rpc.options.credentials, request.headers())
+    {
         return failure.into_response();
     }
     let Ok(permit) = rpc.calls.clone().try_acquire_owned() else {
@@ -114,8 +190,23 @@ async fn admit(State(rpc): State<Arc<Rpc>>, mut request: Request, next: Next) ->
     next.run(request).await
 }
 
+impl Rpc {
+    /// Content as a call may see it.
+    fn view(&self, arguments: &Arguments) -> Result<Content, Failure> {
+        Ok(match flag(arguments, "offline", false)? {
+            true => self.held.clone(),
+            false => self.content.clone(),
+        })
+    }
+}
+
 /// Arguments of a call, in order.
 type Arguments = Query<Vec<(String, String)>>;
+
+/// Those of a request whose body is read elsewhere. What can't be read is left out, as by the extractor.
+fn arguments(request: &Request) -> Arguments {
+    Query::try_from_uri(request.uri()).unwrap_or_else(|_| Query(Vec::new()))
+}
 
 fn value<'a>(arguments: &'a Arguments, name: &str) -> Option<&'a str> {
     let found = arguments.iter().find(|(key, _)| key == name);

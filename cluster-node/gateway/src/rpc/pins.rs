@@ -177,9 +177,7 @@ pub(super) async fn list(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -> R
         _ => return Err(Failure::client("type is recursive, direct, indirect or all")),
     };
     if value(&arguments, "arg").is_none() {
-        return Err(Failure::client(
-            "this node lists no pins, it tells of single ones: give the CID as an argument",
-        ));
+        return all(&rpc, kind).await;
     }
     let mut keys = serde_json::Map::new();
     for cid in some(&arguments)? {
@@ -195,6 +193,40 @@ pub(super) async fn list(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -> R
         keys.insert(cid.to_string(), key);
     }
     Ok(Json(json!({ "Keys": keys })))
+}
+
+/// Pins of an answer: what has more is told by `pin/ls` of single CIDs.
+const PINS_MAX: usize = 100_000;
+
+/// Pins read at a time.
+const PAGE: usize = 4096;
+
+async fn all(rpc: &Rpc, kind: &str) -> Result<Json<Value>, Failure> {
+    let Some(inside) = &rpc.inside else {
+        return Err(Failure::client(
+            "this node lists no pins, it tells of single ones: give the CID as an argument",
+        ));
+    };
+    let (mut keys, mut after) = (serde_json::Map::new(), None);
+    loop {
+        let page = inside.pins(after, PAGE).await?;
+        after = page.last().map(|(cid, _)| *cid);
+        let is_last = page.len() < PAGE;
+        for (cid, listed) in page {
+            if kind == "all" || kind == word(listed.held) {
+                keys.insert(
+                    cid.to_string(),
+                    json!({ "Type": word(listed.held), "Name": listed.name }),
+                );
+            }
+        }
+        if keys.len() > PINS_MAX {
+            return Err(Failure::normal("there are more than 100000 pins: ask for single ones"));
+        }
+        if is_last {
+            return Ok(Json(json!({ "Keys": keys })));
+        }
+    }
 }
 
 fn word(held: Held) -> &'static str {

@@ -6,8 +6,8 @@ use httparse::{EMPTY_HEADER, Header, Status};
 use percent_encoding::percent_decode;
 
 use super::params;
-use crate::Failure;
 use crate::paths::clean;
+use crate::{Failure, Query};
 
 /// More headers than any client sends for a part.
 const HEADERS_MAX: usize = 32;
@@ -34,6 +34,10 @@ pub struct Part {
     pub kind: PartKind,
     /// Where the file lies at its owner, or its URL, as far as the client says.
     pub abspath: Option<String>,
+    /// Its Unix mode, as far as the client says.
+    pub mode: Option<u32>,
+    /// When it was changed last, in seconds and nanoseconds since 1970, as far as the client says.
+    pub mtime: Option<(i64, u32)>,
 }
 
 /// Reads the head that the buffer begins with; also answers its length. `None` if it is not there as a whole.
@@ -74,12 +78,33 @@ fn part(headers: &[Header<'_>]) -> Result<Part, Failure> {
         _ => PartKind::File,
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let named = disposition
+        .as_ref()
+        .and_then(|(_, params)| params::find(params, "name"));
+    let (mode, mtime) = stat(named.as_deref().unwrap_or_default());
     let encoded = of("abspath-encoded").map(|value| text(&unescape(value)));
     Ok(Part {
         path,
         kind,
         abspath: encoded.or_else(|| of("abspath").map(text)),
+        mode,
+        mtime,
     })
+}
+
+/// Mode and time of change, which Kubo's clients write behind the name of the part: `file?mode=0644&mtime=1700000000`. What
+/// can't be read is passed over, as by Kubo.
+fn stat(name: &[u8]) -> (Option<u32>, Option<(i64, u32)>) {
+    let text = String::from_utf8_lossy(name);
+    let Some((_, query)) = text.split_once('?') else {
+        return (None, None);
+    };
+    let query = Query::parse(query);
+    let mode = query.get("mode").and_then(|mode| u32::from_str_radix(mode, 8).ok());
+    let seconds = query.get("mtime").and_then(|seconds| seconds.parse().ok());
+    let nanos = query.get("mtime-nsecs").and_then(|nanos| nanos.parse().ok());
+    let nanos = nanos.filter(|nanos| *nanos < 1_000_000_000).unwrap_or_default();
+    (mode, seconds.map(|seconds| (seconds, nanos)))
 }
 
 /// As in a query, with a plus for a space; as it is, if it is not written that way.
@@ -96,4 +121,21 @@ fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
         .map(|byte| if *byte == b'+' { b' ' } else { *byte })
         .collect();
     Cow::Owned(percent_decode(&spaced).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mode_and_time_are_read_from_the_name() {
+        assert_eq!(stat(b"file"), (None, None));
+        assert_eq!(stat(b"file?mode=0644"), (Some(0o644), None));
+        assert_eq!(
+            stat(b"file?mode=0100755&mtime=-5&mtime-nsecs=7"),
+            (Some(0o100_755), Some((-5, 7)))
+        );
+        assert_eq!(stat(b"file?mode=9&mtime=x&mtime-nsecs=1"), (None, None));
+        assert_eq!(stat(b"file?mtime=1&mtime-nsecs=1000000000"), (None, Some((1, 0))));
+    }
 }

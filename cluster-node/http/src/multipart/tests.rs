@@ -55,6 +55,8 @@ fn part(path: &str, kind: PartKind) -> Part {
         path: path.to_owned(),
         kind,
         abspath: None,
+        mode: None,
+        mtime: None,
     }
 }
 
@@ -73,6 +75,7 @@ fn what_the_clients_send_is_read() {
     assert_eq!(end, Ok(()));
     let mut second = part("d/x y.txt", PartKind::File);
     second.abspath = Some("/tmp/d/x y.txt".to_owned());
+    second.mode = Some(0o644);
     let mut third = part("a%b.txt", PartKind::File);
     third.abspath = Some("/tmp/a".to_owned());
     let expected: [(Part, &[u8]); 5] = [

@@ -45,6 +45,9 @@ pub enum Paths {
     /// clean one (301), both with the query; and segments are those of the decoded path, so `a%2Fb` is `a/b`.
     #[default]
     Tidy,
+    /// The same, but a slash at the end is taken off without a redirect: for calls, whose bodies nobody wants to send
+    /// twice.
+    Cleaned,
     /// As they came.
     AsIs,
 }

@@ -109,8 +109,8 @@ impl Pipeline {
 
     async fn paths(&self, mut parts: Parts, body: Body) -> Response {
         // The target of CONNECT is no path.
-        if self.options.paths == Paths::Tidy && parts.method != Method::CONNECT {
-            match tidy(&parts.uri) {
+        if self.options.paths != Paths::AsIs && parts.method != Method::CONNECT {
+            match tidy(&parts.uri, self.options.paths == Paths::Tidy) {
                 Tidied::Fine => {}
                 Tidied::Rewritten(uri) => parts.uri = uri,
                 Tidied::Redirect(status, location) => return (status, [(header::LOCATION, location)]).into_response(),

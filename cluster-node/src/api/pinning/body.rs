@@ -7,8 +7,8 @@ use http::HeaderMap;
 use node_core::{Cid, Invalid, limits};
 use serde_json::{Map, Value};
 
-use super::super::rest::failure::failure;
 use super::super::rest::options::origin;
+use crate::api::failure::failure;
 use crate::service::Error;
 
 /// Characters of a name.

@@ -30,8 +30,8 @@ use axum::response::Response;
 use cluster_http::Failure;
 use http::request::Parts;
 
+use super::failure::failure;
 use super::rest::TokenIssuer;
-use super::rest::failure::failure;
 use crate::service::{Pins, RequestName};
 
 /// What all handlers share.

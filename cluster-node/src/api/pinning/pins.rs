@@ -8,11 +8,11 @@ use cluster_http::{Failure, Principal, Query, Whole, json};
 use http::{HeaderMap, StatusCode};
 use node_core::PinKey;
 
-use super::super::rest::failure::failure;
 use super::body::{self, Wanted};
 use super::delegates::Reach;
 use super::types::{PinResults, PinStatus, Token};
 use super::{Answer, Named, Pinning, query};
+use crate::api::failure::failure;
 use crate::service::{PinningView, PinningWish, WAIT_DEFAULT, request_slot};
 
 /// `GET /pins`

@@ -3,8 +3,8 @@
 use cluster_http::{Failure, Query};
 use node_core::{Cid, Invalid, Namespace, PinningStatus};
 
-use super::super::rest::failure::failure;
 use super::body::{check_name, read_metadata};
+use crate::api::failure::failure;
 use crate::service::{Match, NameFilter, PINNING_PAGE_MAX, PinningFilter};
 
 /// CIDs of one filter.

@@ -1,9 +1,10 @@
 //! How content is added, as a query says it.
 
 use cluster_content::AddOptions;
-use cluster_dag::unixfs::{Chunker, CidVersion, Layout, Options};
+use cluster_dag::unixfs::{CidVersion, Layout, Options};
 use cluster_http::{Failure, Query, invalid};
 
+use crate::api::adding::{chunker, hash, refuse_nocopy};
 use crate::service::Format;
 
 /// What a query of `/add` says, but for the options of the pin.
@@ -33,12 +34,7 @@ pub fn read(query: &Query) -> Result<AddAsked, Failure> {
             "Pinfleet does not split one DAG over several peers; leave it out, or add parts of it as pins of their own",
         ));
     }
-    if flag("nocopy")? {
-        return Err(invalid(
-            "nocopy",
-            "content goes to storage nodes on other machines, which can't refer to files of this one; leave it out",
-        ));
-    }
+    refuse_nocopy(query)?;
     let wrap = flag("wrap-with-directory")?;
     let unixfs = unixfs(query)?;
     let format = match query.get("format") {
@@ -86,20 +82,16 @@ fn unixfs(query: &Query) -> Result<Options, Failure> {
     if let Some(raw) = query.bool("raw-leaves")? {
         options.raw_leaves = raw;
     }
-    if let Some(hash) = query.get("hash") {
-        let parsed = hash.to_ascii_lowercase().parse();
-        options.hash = parsed.map_err(|error: cluster_dag::UnknownHashFunction| invalid("hash", &error.to_string()))?;
-    }
-    if let Some(chunker) = query.get("chunker").filter(|chunker| *chunker != "default") {
-        let parsed = chunker.parse::<Chunker>();
-        options.chunker = parsed.map_err(|error| invalid("chunker", &error.to_string()))?;
-    }
+    options.hash = hash(query)?.unwrap_or(options.hash);
+    options.chunker = chunker(query)?.unwrap_or(options.chunker);
     options.check().map_err(|error| Failure::bad(error.to_string()))?;
     Ok(options)
 }
 
 #[cfg(test)]
 mod tests {
+    use cluster_dag::unixfs::Chunker;
+
     use super::*;
 
     fn asked(query: &str) -> AddAsked {

@@ -16,13 +16,13 @@ use http::{HeaderName, HeaderValue, header};
 use node_core::{Cid, Status};
 use serde::Serialize;
 
-use super::failure::failure;
 use super::narrowed::Narrowed;
 use super::options::{given, read_cid};
 use super::pin_info::GlobalPinInfo;
 use super::tracker::Filter;
 use super::types::Pin;
 use super::{Answer, Call, Rest};
+use crate::api::failure::failure;
 use crate::service::{Error, ListRequest, PinView, ShowRequest, Shown, WAIT_DEFAULT};
 
 /// Where the next page begins; absent when there is none.

@@ -11,7 +11,6 @@
 //! | `gc.rs` | collecting garbage |
 //! | `add.rs`, `add_options.rs` | adding content |
 //! | `openapi.rs`, `schemas.rs` | `/openapi.json` |
-//! | `failure.rs` | errors of the service in the codes of HTTP |
 //!
 //! Storage nodes show as members, since there a peer is what a pin is counted at; see
 //! [`Members`](crate::service::Members). A credential sees the pins of its namespace. Where the reference has a defect, the
@@ -22,14 +21,13 @@
 
 mod add;
 mod add_options;
-pub(super) mod failure;
 mod gc;
 mod health;
 mod lists;
 mod narrowed;
 mod openapi;
 pub(super) mod options;
-mod paths;
+pub(super) mod paths;
 mod peers;
 mod pin_info;
 mod pins;
@@ -50,12 +48,10 @@ use http::request::Parts;
 use node_core::{Namespace, Timestamp};
 use tokio::sync::Semaphore;
 
+use super::adding::Adds;
+use super::failure::failure;
 use crate::service::{Gatekeeper, Pins};
 use pin_info::View;
-
-/// Adds that run at once on one peer. Each holds the batches that are under way to its nodes, about 10 MiB a node, and what
-/// the client has not read yet of its answer.
-const ADDS_MAX: usize = 32;
 
 /// Paths that are resolved at once on one peer. Each holds a few blocks.
 const RESOLVES_MAX: usize = 64;
@@ -72,7 +68,7 @@ impl TokenIssuer for Gatekeeper {
     async fn issue(&self, principal: &Principal) -> Result<String, Failure> {
         let name = principal.name.as_deref();
         let name = name.ok_or_else(|| Failure::new(StatusCode::UNAUTHORIZED, "unauthorized"))?;
-        self.access.issue_jwt(name, None).map_err(failure::failure)
+        self.access.issue_jwt(name, None).map_err(failure)
     }
 }
 
@@ -80,7 +76,7 @@ impl TokenIssuer for Gatekeeper {
 pub struct Rest {
     pins: Arc<Pins>,
     tokens: Option<Arc<dyn TokenIssuer>>,
-    adds: Arc<Semaphore>,
+    adds: Adds,
     resolves: Arc<Semaphore>,
 }
 
@@ -90,7 +86,7 @@ impl Rest {
         Self {
             pins,
             tokens,
-            adds: Arc::new(Semaphore::new(ADDS_MAX)),
+            adds: Adds::default(),
             resolves: Arc::new(Semaphore::new(RESOLVES_MAX)),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cluster_http::{Failure, Query, invalid};
 use node_core::{Cid, EXPIRE_IN_MIN, NodeId, PeerId, PinMode, PinOptions, Replication, Timestamp};
 
-use super::failure::failure;
+use crate::api::failure::failure;
 use crate::service::{Error, Members};
 
 /// The code of a CID that names a libp2p key.

@@ -7,9 +7,11 @@ use cluster_content::Content;
 use cluster_http::Failure;
 use node_core::{Cid, ErrorClass};
 
+use tokio::sync::Semaphore;
+
 use super::Rest;
-use super::failure::failure;
-use crate::service::ClusterSource;
+use crate::api::failure::failure;
+use crate::service::{ClusterSource, Pins};
 
 /// How long a path may take. Each directory on the way is a question to the nodes.
 const RESOLVE_TIME: Duration = Duration::from_secs(30);
@@ -19,6 +21,11 @@ const SHOWN_CHARS: usize = 200;
 
 /// The CID that a path below `/ipfs/` or `/ipld/` leads to. A CID alone leads to itself, and nothing is asked.
 pub async fn resolve(rest: &Rest, path: &str) -> Result<Cid, Failure> {
+    resolve_in(&rest.pins, &rest.resolves, path).await
+}
+
+/// The same over these places.
+pub async fn resolve_in(pins: &Arc<Pins>, places: &Arc<Semaphore>, path: &str) -> Result<Cid, Failure> {
     let path = path.strip_suffix('/').unwrap_or(path);
     let (root, below) = path.split_once('/').unwrap_or((path, ""));
     let root: Cid = root
@@ -27,9 +34,9 @@ pub async fn resolve(rest: &Rest, path: &str) -> Result<Cid, Failure> {
     if below.split('/').all(str::is_empty) {
         return Ok(root);
     }
-    let place = rest.resolves.clone().try_acquire_owned();
+    let place = places.clone().try_acquire_owned();
     let _place = place.map_err(|_| Failure::busy("too many paths are being resolved", Duration::from_secs(1)))?;
-    let source = ClusterSource::new(&rest.pins, root).map_err(failure)?;
+    let source = ClusterSource::new(pins, root).map_err(failure)?;
     let content = Content::new(Arc::new(source));
     let resolved = tokio::time::timeout(RESOLVE_TIME, content.resolve(root, below.as_bytes())).await;
     let resolved = resolved.map_err(|_| {

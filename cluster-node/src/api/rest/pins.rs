@@ -7,12 +7,12 @@ use cluster_http::{Failure, json};
 use http::StatusCode;
 use node_core::{Cid, PinKey, PinMode, pinset};
 
-use super::failure::{failure, not_pinned, pin_failure};
 use super::options::{self, Asked, read_cid};
 use super::pin_info::GlobalPinInfo;
 use super::tracker::Filter;
 use super::types::Pin;
 use super::{Answer, Call, Rest, Segment, paths};
+use crate::api::failure::{failure, not_pinned, pin_failure};
 use crate::service::{PinView, PinWish, UpdateWish, WAIT_DEFAULT};
 
 /// `POST /pins/{hash}`
@@ -155,20 +155,10 @@ impl Rest {
 
     async fn unpin(&self, call: &Call, cid: Cid) -> Answer {
         let placement = pinset::placement(&*self.pins.reads.stale(), &cid).map_err(|error| failure(error.into()))?;
-        let removed = match self.pins.unpin(self.key(call, cid), None, WAIT_DEFAULT).await {
-            Err(error) if error.is_not_found() => self.unpin_other(call, &cid).await?,
-            removed => removed.map_err(failure)?,
-        };
+        let removed = self.pins.unpin_shown(call.namespace(), cid, WAIT_DEFAULT).await;
+        let removed = removed.map_err(pin_failure)?;
         let view = PinView { placement, ..removed };
         Ok(json(&Pin::of(&view, &self.pins.members())))
-    }
-
-    /// A CID may be pinned under a slot only, by another API: the pin that is shown is the one that goes.
-    async fn unpin_other(&self, call: &Call, cid: &Cid) -> Result<PinView, Failure> {
-        let found = self.pins.first_pin(call.namespace(), cid, true, WAIT_DEFAULT).await;
-        let found = found.map_err(failure)?.ok_or_else(not_pinned)?;
-        let removed = self.pins.unpin(found.pin.key, None, WAIT_DEFAULT).await;
-        removed.map_err(pin_failure)
     }
 
     fn key(&self, call: &Call, cid: Cid) -> PinKey {

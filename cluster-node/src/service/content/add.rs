@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster_content::{AddOptions, AddedEntry, Adder, CarImporter, ContentError, Entry, Progress, Sink};
+use cluster_content::{AddOptions, AddedEntry, Adder, CarImporter, ContentError, Entry, NullSink, Progress, Sink};
 use cluster_proto::peer::v1::Verdict;
 use node_core::command::PinOutcome;
 use node_core::{Cid, ErrorClass, Namespace, NodeId, PinKey, PinOptions, RequestId};
@@ -27,6 +27,8 @@ pub struct AddWish {
     pub format: Format,
     /// Only hand the blocks over.
     pub without_pin: bool,
+    /// Pin every root, instead of refusing more than one.
+    pub every_root: bool,
     /// Nodes to hand over to first, if they can take it. Not recorded, other than `options.nodes`.
     pub prefer: Vec<NodeId>,
 }
@@ -53,7 +55,7 @@ pub struct Added {
     pub bytes: u64,
     /// Who holds it.
     pub held: Held,
-    /// The pin, if it was to be pinned.
+    /// The pin, if it was to be pinned; with several roots that of the last.
     pub pin: Option<(PinOutcome, PinView)>,
 }
 
@@ -61,7 +63,8 @@ pub struct Added {
 pub struct Adding {
     pins: Arc<Pins>,
     wish: AddWish,
-    targets: Arc<Targets>,
+    /// None when only the CIDs are wanted.
+    targets: Option<Arc<Targets>>,
     work: Work,
     /// Bytes taken.
     taken: u64,
@@ -123,8 +126,32 @@ impl Pins {
         Ok(Adding {
             pins: self.clone(),
             wish,
-            targets,
+            targets: Some(targets),
             work,
+            taken: 0,
+        })
+    }
+
+    /// Begins to find the CIDs that files and directories would have. Nothing is stored, and no node is asked.
+    pub fn begin_hashing(
+        self: &Arc<Self>,
+        wish: AddWish,
+        observe: impl FnMut(AddedEntry) + Send + 'static,
+    ) -> Result<Adding, Error> {
+        let Format::UnixFs(options) = &wish.format else {
+            return Err(Error::invalid(
+                "format",
+                "car",
+                "unixfs: a CAR file names its CIDs itself",
+            ));
+        };
+        let adder = Adder::new(options.clone(), Arc::new(NullSink));
+        let adder = adder.map_err(told)?.observe(observe);
+        Ok(Adding {
+            pins: self.clone(),
+            work: Work::UnixFs(Box::new(adder)),
+            wish,
+            targets: None,
             taken: 0,
         })
     }
@@ -188,7 +215,7 @@ impl Adding {
 
     /// The nodes that it is handed to. Some may fail before its end.
     pub fn nodes(&self) -> Vec<NodeId> {
-        self.targets.nodes()
+        self.targets.as_ref().map_or_else(Vec::new, |targets| targets.nodes())
     }
 
     /// Bytes taken so far, and how far the blocks of it are.
@@ -224,7 +251,20 @@ impl Adding {
             [root] => Some(*root),
             _ => None,
         };
-        if root.is_none() && !self.wish.without_pin {
+        let Some(targets) = self.targets else {
+            return Ok(Added {
+                root,
+                roots,
+                blocks,
+                bytes,
+                held: Held {
+                    nodes: Vec::new(),
+                    failures: Vec::new(),
+                },
+                pin: None,
+            });
+        };
+        if root.is_none() && !self.wish.without_pin && !self.wish.every_root {
             let count = roots.len().to_string();
             return Err(match self.wish.format {
                 Format::UnixFs(_) => Error::invalid(
@@ -248,26 +288,25 @@ impl Adding {
                  when all are there",
             ));
         }
-        let held = self.targets.finish().await?;
-        let pin = match root.filter(|_| !self.wish.without_pin) {
-            Some(cid) => {
-                let key = PinKey {
-                    namespace: self.wish.namespace,
-                    cid,
-                    slot: self.wish.slot,
-                };
-                let wish = PinWish {
-                    key,
-                    options: self.wish.options,
-                    request_id: self.wish.request_id,
-                    allow_unplaced: false,
-                    held_by: held.nodes.iter().map(|(node, _)| *node).collect(),
-                    created: None,
-                };
-                Some(self.pins.pin(wish, wait).await?)
-            }
-            None => None,
-        };
+        let held = targets.finish().await?;
+        let mut pin = None;
+        for cid in roots.iter().filter(|_| !self.wish.without_pin) {
+            let key = PinKey {
+                namespace: self.wish.namespace.clone(),
+                cid: *cid,
+                slot: self.wish.slot.clone(),
+            };
+            let wish = PinWish {
+                key,
+                options: self.wish.options.clone(),
+                // One name stands for one operation.
+                request_id: self.wish.request_id.clone().filter(|_| roots.len() == 1),
+                allow_unplaced: false,
+                held_by: held.nodes.iter().map(|(node, _)| *node).collect(),
+                created: None,
+            };
+            pin = Some(self.pins.pin(wish, wait).await?);
+        }
         tracing::info!(
             pin = root.map(tracing::field::display),
             bytes,

@@ -127,7 +127,9 @@ impl DirectoryBuilder {
         self.metadata.put_into(&mut data);
         let sharding = self.options.sharding;
         let size = self.estimate(data.length());
-        if sharding.above.is_some_and(|above| size > above) {
+        // As in Kubo the number of entries counts only where large directories are split at all.
+        let has_too_many = sharding.entries_max.is_some_and(|max| self.entries.len() > max);
+        if sharding.above.is_some_and(|above| size > above || has_too_many) {
             return hamt::write(&self.options, &self.metadata, self.entries, sink);
         }
         let mut bytes = Vec::new();

@@ -105,5 +105,13 @@ pub fn symlink(
 
 /// Names a dag-pb block.
 fn seal(options: &Options, bytes: Vec<u8>) -> Result<Block, DagError> {
-    Block::seal(options.version(), DAG_PB, options.hash, bytes.into())
+    name(options, options.version(), DAG_PB, bytes.into())
+}
+
+/// Names a block, or puts it into its CID.
+fn name(options: &Options, version: u64, codec: u64, bytes: Bytes) -> Result<Block, DagError> {
+    match options.inline {
+        Some(limit) if bytes.len() <= limit => Block::identity(codec, &bytes),
+        _ => Block::seal(version, codec, options.hash, bytes),
+    }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Metadata, seal};
+use super::{Metadata, name, seal};
 use crate::codec::{RAW, pb};
 use crate::unixfs::Options;
 use crate::unixfs::data::{Data, Kind};
@@ -23,7 +23,7 @@ pub(super) struct Child {
 pub(super) fn leaf(options: &Options, kind: Kind, chunk: Bytes, metadata: &Metadata) -> Result<Child, DagError> {
     let content_bytes = chunk.len() as u64;
     let block = if options.raw_leaves {
-        Block::seal(1, RAW, options.hash, chunk)?
+        name(options, 1, RAW, chunk)?
     } else {
         let mut data = Data::new(kind);
         data.file_size = Some(content_bytes);
