@@ -273,7 +273,6 @@ pub(super) const fn options(defaults: &Defaults) -> [OptionSpec; COMMON] {
 }
 
 /// The options of a section that has some of its own behind those that all have.
-#[expect(dead_code, reason = "for sections that have more, of which there is none yet")]
 pub(super) const fn joined<const OWN: usize, const ALL: usize>(
     common: &[OptionSpec; COMMON],
     own: &[OptionSpec; OWN],

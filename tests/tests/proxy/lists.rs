@@ -32,11 +32,11 @@ async fn pins_are_listed_in_every_form() -> anyhow::Result<()> {
     for (call, expected) in [
         ("pin/ls", keys(&[recursive.clone(), direct.clone()])),
         ("pin/ls?type=all&quiet=true", keys(&[recursive.clone(), direct.clone()])),
-        ("pin/ls?type=recursive", keys(&[recursive.clone()])),
-        ("pin/ls?type=direct", keys(&[direct.clone()])),
+        ("pin/ls?type=recursive", keys(std::slice::from_ref(&recursive))),
+        ("pin/ls?type=direct", keys(std::slice::from_ref(&direct))),
         ("pin/ls?type=indirect", keys(&[])),
-        ("pin/ls?names=true&type=recursive", keys(&[named.clone()])),
-        ("pin/ls?name=ite-", keys(&[named.clone()])),
+        ("pin/ls?names=true&type=recursive", keys(std::slice::from_ref(&named))),
+        ("pin/ls?name=ite-", keys(std::slice::from_ref(&named))),
         ("pin/ls?name=other", keys(&[])),
     ] {
         assert_eq!(proxy.call(call).await?.json(200)?, expected, "{call}");
@@ -48,7 +48,7 @@ async fn pins_are_listed_in_every_form() -> anyhow::Result<()> {
     ] {
         assert_eq!(
             proxy.call(&form).await?.json(200)?,
-            keys(&[recursive.clone()]),
+            keys(std::slice::from_ref(&recursive)),
             "{form}"
         );
     }
