@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use cluster_tests::node::NodeKind;
 use cluster_tests::raw_http::request;
-use cluster_tests::schemathesis::{Document, Schemathesis};
+use cluster_tests::schemathesis::{Document, Schemathesis, published};
 
 use super::Fleet;
 
@@ -40,6 +40,31 @@ async fn nothing_is_answered_that_the_document_does_not_say() -> anyhow::Result<
     // The peer has come through it, and remembers.
     ensure!(fleet.cluster.peer(0).runs());
     ensure!(fleet.get("/id").await?.json(200)?["id"] == fleet.cluster.peer(0).id());
+    fleet.stop().await
+}
+
+/// The Pinning Services API, by what it says of itself, and by what was published of it where that lies beside the repository.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pinning_services_api_is_what_its_documents_say() -> anyhow::Result<()> {
+    let fleet = Fleet::start(NodeKind::Embedded, 1).await?;
+    let address = fleet.cluster.peer(0).info().pinning;
+    let url = format!(
+        "http://{}",
+        address.context("the harness gives every peer an address for it")?
+    );
+    let own = Document::Url(format!("{url}/openapi.json"));
+    for document in [Some(own), published("ipfs-pinning-service-v1.0.0.yaml")]
+        .into_iter()
+        .flatten()
+    {
+        let run = Schemathesis {
+            time: Duration::from_secs(25),
+            ..Schemathesis::new(document, &url)
+        };
+        let told = run.run().await?;
+        ensure!(told.contains("No issues found"), "{told}");
+    }
+    ensure!(fleet.cluster.peer(0).runs());
     fleet.stop().await
 }
 
