@@ -384,7 +384,7 @@ async fn metadata_is_kept_and_given_back_in_a_tar() {
         let facts = (header.mode().expect("a mode"), header.mtime().expect("a time"), exact);
         found.insert(String::from_utf8(entry.path_bytes().into_owned()).expect("text"), facts);
     }
-    assert_eq!(found["d/"], (0o750, 1_600_000_000, None));
+    assert_eq!(found["d"], (0o750, 1_600_000_000, None));
     assert_eq!(found["d/f"].0, 0o4711);
     assert_eq!(found["d/f"].2.as_deref(), Some("1700000000.000000005"));
     assert_eq!(found["d/l"], (0o777, 1_650_000_000, None));
