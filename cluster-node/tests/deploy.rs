@@ -71,7 +71,11 @@ fn series() -> BTreeSet<String> {
 fn every_metric_that_is_named_exists() {
     let series = series();
     // Counted by the layer around the API, which has its own tests.
-    let of_requests = ["pinfleet_grpc_requests_total", "pinfleet_grpc_request_seconds_bucket"];
+    let of_requests = [
+        "pinfleet_grpc_requests_total",
+        "pinfleet_grpc_request_seconds_bucket",
+        "pinfleet_grpc_request_seconds_count",
+    ];
     let mut seen = 0;
     for (file, text) in files() {
         for name in words(&text, "pinfleet_") {
@@ -112,6 +116,38 @@ fn every_option_that_is_set_exists() {
             assert!(known, "{file}: there is no option {name}");
         }
     }
+}
+
+#[test]
+fn every_option_that_the_guide_for_moving_names_exists() {
+    let default = include_str!("../pinfleet.toml");
+    let mut options = BTreeSet::new();
+    let mut sections = BTreeSet::new();
+    let mut section = "";
+    for line in default.lines() {
+        // Of a section that there may be many of, all of it is an example.
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name.trim_matches(['[', ']']);
+            sections.insert(section);
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            options.insert(format!("{section}.{key}"));
+        }
+    }
+    let guide = fs::read_to_string(deploy().join("runbooks/migrate.md")).expect("the guide");
+    let ours = guide.lines().filter_map(|line| line.split('|').nth(2));
+    let mut seen = 0;
+    for name in ours.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+        let section = name.split_once('.').map_or("", |(section, _)| section);
+        if sections.contains(section) {
+            seen += 1;
+            assert!(options.contains(name), "there is no option {name}");
+        }
+    }
+    assert!(
+        seen > 30,
+        "only {seen} options are named; were they looked for rightly?"
+    );
 }
 
 #[test]

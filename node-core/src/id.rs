@@ -205,16 +205,13 @@ pub fn check_name(kind: &'static str, text: &str) -> Result<(), InvalidId> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
 
     #[test]
     fn a_text_that_is_far_too_long_is_refused_at_once() {
-        let begun = Instant::now();
-        let error = "x".repeat(1_000_000).parse::<PeerId>().expect_err("no ID");
+        // Read as a number of base 58 this would take hours.
+        let error = "x".repeat(10_000_000).parse::<PeerId>().expect_err("no ID");
         assert_eq!(error.given().len(), 80);
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         // The longest that there are: of the whole of a digest of 64 bytes.
         let longest = [&[0x13, 64][..], &[0xff; 64]].concat();
         let longest = PeerId::from_bytes(&longest).expect("a digest of sha2-512");
