@@ -212,9 +212,9 @@ mod tests {
         // Read as a number of base 58 this would take hours.
         let error = "x".repeat(10_000_000).parse::<PeerId>().expect_err("no ID");
         assert_eq!(error.given().len(), 80);
-        // The longest that there are: of the whole of a digest of 64 bytes.
-        let longest = [&[0x13, 64][..], &[0xff; 64]].concat();
-        let longest = PeerId::from_bytes(&longest).expect("a digest of sha2-512");
+        // The longest that there are: of a key of 42 bytes that stands in the ID itself.
+        let longest = [&[0, 42][..], &[0xff; 42]].concat();
+        let longest = PeerId::from_bytes(&longest).expect("a key of the longest that are written out");
         assert_eq!(longest.to_string().parse(), Ok(longest));
     }
 }
