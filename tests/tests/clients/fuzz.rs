@@ -34,7 +34,9 @@ async fn nothing_is_answered_that_the_document_does_not_say() -> anyhow::Result<
     // All of it was asked for.
     let document = fleet.get("/openapi.json").await?.json(200)?;
     let paths = document["paths"].as_object().context("paths")?;
-    let operations: usize = paths.values().filter_map(|path| Some(path.as_object()?.len())).sum();
+    // It does not ask for the document that it was loaded from.
+    let asked = paths.iter().filter(|(path, _)| *path != "/openapi.json");
+    let operations: usize = asked.filter_map(|(_, path)| Some(path.as_object()?.len())).sum();
     ensure!(told.contains(&format!("Tested: {operations}\n")), "{told}");
     // The peer has come through it, and remembers.
     ensure!(fleet.cluster.peer(0).runs());
