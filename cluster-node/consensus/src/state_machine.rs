@@ -287,10 +287,10 @@ impl Shared {
             batch.overlay.put(Table::Meta, MEMBERSHIP.to_vec(), row);
         }
         self.state.write(batch.overlay.into_batch())?;
-        self.publish(position, batch.changes);
         if batch.credentials_changed {
             self.credentials.send_replace(());
         }
+        self.publish(position, batch.changes);
         for (responder, answer) in batch.waiting {
             if let Some(responder) = responder {
                 responder.send(answer);
@@ -302,13 +302,14 @@ impl Shared {
     fn publish(&self, position: &Position, changes: Changes) {
         *self.position.lock() = position.clone();
         self.own_nodes.store(Arc::clone(&position.own));
-        self.applied.send_replace(position.applied());
         if changes != Changes::default() {
             self.changes.send_modify(|counters| {
                 counters.members += changes.members;
                 counters.nodes += changes.nodes;
             });
         }
+        // Last: who waits for an index finds all that it brought, what it changed counted too.
+        self.applied.send_replace(position.applied());
     }
 
     fn build(&self) -> io::Result<(SnapshotMeta, Arc<Snapshot>)> {
