@@ -15,6 +15,7 @@ pub mod pinning;
 mod pins;
 pub mod proxy;
 pub mod rest;
+mod routing;
 
 pub use access::AccessApi;
 pub use caller::CallerLayer;

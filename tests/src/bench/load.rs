@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use futures::StreamExt as _;
 
 /// What a number of clients saw in some time.
 #[derive(Debug, Clone, Default)]
@@ -108,4 +109,21 @@ impl Listed {
     pub fn rate(&self) -> f64 {
         self.items as f64 / self.all.as_secs_f64().max(1e-9)
     }
+}
+
+/// Reads a list over HTTP; every item of it is a line.
+pub async fn lines(http: &reqwest::Client, url: &str) -> anyhow::Result<Listed> {
+    let begun = Instant::now();
+    let mut body = http.get(url).send().await?.error_for_status()?.bytes_stream();
+    let (mut items, mut first) = (0u64, None);
+    while let Some(piece) = body.next().await {
+        let piece = piece?;
+        first.get_or_insert_with(|| begun.elapsed());
+        items += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+    }
+    Ok(Listed {
+        items,
+        first: first.context("the list was empty")?,
+        all: begun.elapsed(),
+    })
 }

@@ -9,6 +9,8 @@ use anyhow::{Context, ensure};
 use cluster_proto::v1;
 use node_core::Cid;
 use parking_lot::Mutex;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::load::{Listed, Seen, closed_loops};
 use super::machine::Usage;
@@ -104,9 +106,32 @@ async fn adds(cluster: &Cluster, fresh: &Arc<Fresh>, clients: usize, time: Durat
     Ok((seen, share.limit(cores(), "waiting for synced writes")))
 }
 
+/// Calls that do nothing, with so many clients: what connections and the machine allow at most, with all processes of the
+/// cluster on it.
+async fn nothing(cluster: &Cluster, clients: usize, time: Duration) -> anyhow::Result<Seen> {
+    closed_loops(clients, Duration::from_millis(500), time, |number| {
+        let health = HealthClient::new(client_of(cluster, number)?.channel);
+        Ok(move || {
+            let mut health = health.clone();
+            async move {
+                health.check(HealthCheckRequest::default()).await?;
+                Ok(())
+            }
+        })
+    })
+    .await
+}
+
 /// Of this machine.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn words_of(clients: usize) -> String {
+    match clients {
+        1 => "1 client".to_owned(),
+        clients => format!("{clients} clients"),
+    }
 }
 
 /// A small pinset: adds, status of one, the gap after the loss of the leader.
@@ -121,17 +146,22 @@ pub async fn small(
     let fresh = Arc::new(Fresh::default());
     for (clients, times, name) in [(1, 8.0, "add-1"), (64, 15.0, "add-64"), (512, 15.0, "add-512")] {
         let (seen, limit) = adds(&cluster, &fresh, clients, options.time).await?;
-        let work = if clients == 1 {
-            "add, 1 client".to_owned()
-        } else {
-            format!("add, {clients} clients")
-        };
+        let words = words_of(clients);
         report.add(
-            Row::new(work, Unit::PerSecond, seen.rate)
+            Row::new(format!("add, {words}"), Unit::PerSecond, seen.rate)
                 .detail(seen.words())
                 .reference(reference.get(name))
                 .target(Target::Times(times))
                 .limit(limit),
+        );
+        let empty = nothing(&cluster, clients, options.time).await?;
+        report.add(
+            Row::new(
+                format!("a call that does nothing, {words}: the machine's own limit"),
+                Unit::PerSecond,
+                empty.rate,
+            )
+            .detail(empty.words()),
         );
         if clients == 1 {
             let share = seen.rate / report.machine.fsyncs_per_second;
@@ -203,11 +233,7 @@ async fn status_of_one(
         })
         .await?;
         let share = Usage::now(&groups(cluster)).since(&before);
-        let words = if clients == 1 {
-            "1 client".to_owned()
-        } else {
-            format!("{clients} clients")
-        };
+        let words = words_of(clients);
         report.add(
             Row::new(format!("status of one CID, {words}"), Unit::PerSecond, seen.rate)
                 .detail(seen.words())

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use futures::StreamExt;
+use anyhow::ensure;
 use parking_lot::Mutex;
 
-use super::load::{Listed, closed_loops};
+use super::load::{closed_loops, lines};
 use super::pinfleet::{Fresh, longest_gap};
 use super::{Options, tell};
 use crate::content;
@@ -35,29 +34,6 @@ impl Reference {
         eprintln!("bench:   IPFS Cluster {name}: {value:.1}; {words}");
         self.figures.insert(name.to_owned(), (value, words));
     }
-}
-
-/// Reads a streamed list; every item is a line.
-async fn lines(cluster: &Cluster, path: &str) -> anyhow::Result<Listed> {
-    let begun = Instant::now();
-    let answer = cluster
-        .http
-        .get(format!("{}{path}", cluster.rest(0)))
-        .send()
-        .await?
-        .error_for_status()?;
-    let mut body = answer.bytes_stream();
-    let (mut items, mut first) = (0u64, None);
-    while let Some(piece) = body.next().await {
-        let piece = piece?;
-        first.get_or_insert_with(|| begun.elapsed());
-        items += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
-    }
-    Ok(Listed {
-        items,
-        first: first.context("the list was empty")?,
-        all: begun.elapsed(),
-    })
 }
 
 /// It was seen to end under load. A second try is fair, and the figures of Pinfleet are worth having without it.
@@ -119,7 +95,7 @@ async fn measure_on(options: &Options, cluster: &mut Cluster, reference: &mut Re
             adds(cluster, &fresh, 512, Duration::from_secs(5)).await?;
         }
         for (name, path) in [("list", "/allocations"), ("status-all", "/pins")] {
-            let listed = lines(cluster, path).await?;
+            let listed = lines(&cluster.http, &format!("{}{path}", cluster.rest(0))).await?;
             let words = format!("{} in {:.1} s", listed.items, listed.all.as_secs_f64());
             reference.add(name, listed.rate(), words);
             let first = listed.first.as_secs_f64() * 1e3;

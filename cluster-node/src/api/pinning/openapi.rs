@@ -5,13 +5,14 @@
 
 use std::sync::LazyLock;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::super::routing::{self, About, reference};
 use super::Answer;
 use super::body::NAME_CHARS_MAX;
 use super::query::{CIDS_MAX, LIMIT_DEFAULT};
 use super::routes::{ROUTES, Route};
-use super::schemas::{reference, request_id, schemas};
+use super::schemas::{request_id, schemas};
 use crate::service::{Match, PINNING_PAGE_MAX};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(made);
@@ -22,35 +23,18 @@ pub async fn document() -> Answer {
 }
 
 fn made() -> Value {
-    let mut paths: Map<String, Value> = Map::new();
-    for route in ROUTES {
-        let operations = paths.entry(route.path).or_insert_with(|| json!({}));
-        if let Value::Object(operations) = operations {
-            operations.insert(route.method.to_owned(), operation(route));
-        }
-    }
-    json!({
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Pinfleet: the IPFS Pinning Services API",
-            "version": "1.0.0",
-            "description": "Results come from the newest to the oldest. `count` above their number says that there are more, \
-                which are had with `before` = `created` of the last; it is exact up to a thousand, and a lower bound beyond.",
-        },
-        "paths": paths,
-        "components": {
-            "schemas": schemas(),
-            "securitySchemes": {
-                "accessToken": { "type": "http", "scheme": "bearer" },
-                "basic": { "type": "http", "scheme": "basic" },
-            },
-        },
-        // Without credentials where the operator asks for none.
-        "security": [{}, { "accessToken": [] }, { "basic": [] }],
-    })
+    let about = About {
+        title: "Pinfleet: the IPFS Pinning Services API",
+        version: "1.0.0",
+        description: "Results come from the newest to the oldest. `count` above their number says that there are more, \
+            which are had with `before` = `created` of the last; it is exact up to a thousand, and a lower bound beyond.",
+        bearer: "accessToken",
+    };
+    routing::document(ROUTES, &about, schemas())
 }
 
-fn operation(route: &Route) -> Value {
+/// One route as the document has it.
+pub fn operation(route: &Route) -> Value {
     let mut parameters = Vec::new();
     if route.path.ends_with("/{requestid}") {
         parameters.push(json!({ "name": "requestid", "in": "path", "required": true, "schema": request_id() }));
@@ -89,17 +73,8 @@ fn responses(route: &Route) -> Value {
     if let Some(schema) = schema {
         well["content"] = json!({ "application/json": { "schema": reference(schema) } });
     }
-    let failure = |description: &str| {
-        json!({
-            "description": description,
-            "content": { "application/json": { "schema": reference("Failure") } },
-        })
-    };
-    let mut responses = json!({
-        "301": { "description": "The path was not clean; `Location` is." },
-        "307": { "description": "The path ended in a slash; `Location` does not." },
-        "default": failure("It was not done, and this is why."),
-    });
+    let failure = |description: &str| routing::answer(description, "Failure");
+    let mut responses = routing::common_answers("Failure");
     if route.scope.is_some() {
         responses["400"] = failure("The request makes no sense.");
         responses["401"] = failure("The credentials are missing or wrong.");
@@ -159,26 +134,11 @@ fn filters() -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
     fn the_document_and_the_router_have_the_same_routes() {
-        let paths = DOCUMENT["paths"].as_object().expect("paths");
-        let documented: BTreeSet<(String, String)> = paths
-            .iter()
-            .flat_map(|(path, operations)| {
-                let methods = operations.as_object().expect("operations").keys();
-                methods.map(|method| (path.clone(), method.clone())).collect::<Vec<_>>()
-            })
-            .collect();
-        let routed: BTreeSet<(String, String)> = ROUTES
-            .iter()
-            .map(|route| (route.path.to_owned(), route.method.to_owned()))
-            .collect();
-        assert_eq!(documented, routed);
-        assert_eq!(routed.len(), ROUTES.len(), "no route comes twice");
+        routing::checks::same_routes(ROUTES, &DOCUMENT);
     }
 
     /// The operations of the specification, with their parameters and what they answer.
@@ -217,19 +177,6 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere() {
-        fn look(value: &Value) {
-            match value {
-                Value::Object(map) => {
-                    if let Some(reference) = map.get("$ref").and_then(Value::as_str) {
-                        let pointer = reference.strip_prefix('#').expect("inside");
-                        assert!(DOCUMENT.pointer(pointer).is_some(), "{reference}");
-                    }
-                    map.values().for_each(look);
-                }
-                Value::Array(list) => list.iter().for_each(look),
-                _ => {}
-            }
-        }
-        look(&DOCUMENT);
+        routing::checks::references_lead_somewhere(&DOCUMENT);
     }
 }

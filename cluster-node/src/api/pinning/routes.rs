@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use cluster_http::Scope;
+use serde_json::Value;
 
-use super::super::guard::guard;
+use super::super::routing::{self, Routed};
 use super::{Pinning, openapi, pins};
 
 /// One operation.
@@ -128,24 +127,31 @@ pub const ROUTES: &[Route] = &[
 
 /// The router of all routes.
 pub fn router(pinning: Arc<Pinning>) -> Router {
-    unbound().with_state(pinning)
+    routing::router(ROUTES).with_state(pinning)
 }
 
-fn unbound() -> Router<Arc<Pinning>> {
-    let mut router = Router::new();
-    for route in ROUTES {
-        let (scope, path) = (route.scope, route.path);
-        let guarded = (route.handler)().route_layer(from_fn(move |request: Request, next: Next| async move {
-            guard(scope, || methods(path), request, next).await
-        }));
-        router = router.route(path, guarded);
+impl Routed for Route {
+    type State = Pinning;
+
+    fn method(&self) -> &'static str {
+        self.method
     }
-    router
-}
 
-fn methods(path: &str) -> Vec<&'static str> {
-    let of_path = ROUTES.iter().filter(|route| route.path == path);
-    of_path.map(|route| route.method).collect()
+    fn path(&self) -> &'static str {
+        self.path
+    }
+
+    fn scope(&self) -> Option<Scope> {
+        self.scope
+    }
+
+    fn handler(&self) -> MethodRouter<Arc<Pinning>> {
+        (self.handler)()
+    }
+
+    fn operation(&self) -> Value {
+        openapi::operation(self)
+    }
 }
 
 #[cfg(test)]
@@ -153,17 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_routes_are_in_each_others_way() {
-        // The router panics where they are.
-        let _ = unbound();
-    }
-
-    #[test]
     fn whoever_changes_something_needs_a_right_for_it() {
-        for route in ROUTES.iter().filter(|route| route.method != "get") {
-            let scope = route.scope.expect("a change is for nobody without a right");
-            // A token is for who can read: it stands for the same rights.
-            assert!(scope >= Scope::Pin || route.path == "/token", "{}", route.path);
-        }
+        routing::checks::changes_take_a_right(ROUTES);
     }
 }

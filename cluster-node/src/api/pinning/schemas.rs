@@ -4,6 +4,7 @@ use node_core::PinningStatus;
 use serde_json::{Value, json};
 
 use super::super::rest::schemas::CID;
+use super::super::routing::{object, reference};
 use super::body::NAME_CHARS_MAX;
 use crate::service::PINNING_PAGE_MAX;
 
@@ -43,21 +44,6 @@ pub fn schemas() -> Value {
         "Token": object(&[("token", text())], &[]),
         "Document": json!({ "type": "object" }),
     })
-}
-
-fn object(required: &[(&str, Value)], optional: &[(&str, Value)]) -> Value {
-    let properties: serde_json::Map<String, Value> = required
-        .iter()
-        .chain(optional)
-        .map(|(name, schema)| ((*name).to_owned(), schema.clone()))
-        .collect();
-    let required: Vec<&str> = required.iter().map(|(name, _)| *name).collect();
-    json!({ "type": "object", "properties": properties, "required": required })
-}
-
-/// Where a schema is found.
-pub fn reference(schema: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
 #[cfg(test)]

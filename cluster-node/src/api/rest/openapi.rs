@@ -4,8 +4,9 @@
 
 use std::sync::LazyLock;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::super::routing::{self, About, reference};
 use super::Answer;
 use super::routes::{Answered, Body, Group, ROUTES, Route};
 use super::schemas::{CID, PEER_ID, PROPERTY_NAMES, schemas};
@@ -19,36 +20,18 @@ pub async fn document() -> Answer {
 }
 
 fn made() -> Value {
-    let mut paths: Map<String, Value> = Map::new();
-    for route in ROUTES {
-        let path = route.path.replace("{*", "{");
-        let operations = paths.entry(path).or_insert_with(|| json!({}));
-        if let Value::Object(operations) = operations {
-            operations.insert(route.method.to_owned(), operation(route));
-        }
-    }
-    json!({
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Pinfleet: the REST API of IPFS Cluster",
-            "version": VERSION,
-            "description": "Lists are answered one object a line (`x-item-schema` says of which kind) as they are found; \
-                what goes wrong behind the first is told in the trailer `X-Stream-Error`.",
-        },
-        "paths": paths,
-        "components": {
-            "schemas": schemas(),
-            "securitySchemes": {
-                "basic": { "type": "http", "scheme": "basic" },
-                "bearer": { "type": "http", "scheme": "bearer" },
-            },
-        },
-        // Without credentials where the operator asks for none.
-        "security": [{}, { "basic": [] }, { "bearer": [] }],
-    })
+    let about = About {
+        title: "Pinfleet: the REST API of IPFS Cluster",
+        version: VERSION,
+        description: "Lists are answered one object a line (`x-item-schema` says of which kind) as they are found; \
+            what goes wrong behind the first is told in the trailer `X-Stream-Error`.",
+        bearer: "bearer",
+    };
+    routing::document(ROUTES, &about, schemas())
 }
 
-fn operation(route: &Route) -> Value {
+/// One route as the document has it.
+pub fn operation(route: &Route) -> Value {
     let mut parameters = path_parameters(route.path);
     parameters.extend(route.query.iter().flat_map(|group| query_parameters(*group)));
     let mut operation = json!({
@@ -105,20 +88,9 @@ fn responses(route: &Route) -> Value {
             "schema": { "type": "string" },
         } });
     }
-    let mut responses = json!({
-        "301": { "description": "The path was not clean; `Location` is." },
-        "307": { "description": "The path ended in a slash; `Location` does not." },
-        "default": {
-            "description": "It was not done, and this is why.",
-            "content": { "application/json": { "schema": reference("Error") } },
-        },
-    });
+    let mut responses = routing::common_answers("Error");
     responses[status] = well;
     responses
-}
-
-fn reference(schema: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
 /// The variable parts of a path.
@@ -249,22 +221,7 @@ mod tests {
 
     #[test]
     fn the_document_and_the_router_have_the_same_routes() {
-        let paths = DOCUMENT["paths"].as_object().expect("paths");
-        let documented: BTreeSet<(String, String)> = paths
-            .iter()
-            .flat_map(|(path, operations)| {
-                let methods = operations.as_object().expect("operations").keys();
-                methods.map(|method| (path.clone(), method.clone())).collect::<Vec<_>>()
-            })
-            .collect();
-        let routed: BTreeSet<(String, String)> = ROUTES
-            .iter()
-            .map(|route| (route.path.replace("{*", "{"), route.method.to_owned()))
-            .collect();
-        assert_eq!(documented, routed);
-        assert_eq!(routed.len(), ROUTES.len(), "no route comes twice");
-        let ids: BTreeSet<&str> = ROUTES.iter().map(|route| route.id).collect();
-        assert_eq!(ids.len(), ROUTES.len());
+        routing::checks::same_routes(ROUTES, &DOCUMENT);
     }
 
     #[test]
@@ -292,19 +249,6 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere() {
-        fn look(value: &Value) {
-            match value {
-                Value::Object(map) => {
-                    if let Some(reference) = map.get("$ref").and_then(Value::as_str) {
-                        let pointer = reference.strip_prefix('#').expect("inside");
-                        assert!(DOCUMENT.pointer(pointer).is_some(), "{reference}");
-                    }
-                    map.values().for_each(look);
-                }
-                Value::Array(list) => list.iter().for_each(look),
-                _ => {}
-            }
-        }
-        look(&DOCUMENT);
+        routing::checks::references_lead_somewhere(&DOCUMENT);
     }
 }

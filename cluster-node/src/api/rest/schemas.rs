@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::super::routing::{object, reference};
+
 /// A CID of version 0, or of version 1 in base32. Others are taken too; answered are only these.
 pub const CID: &str = "^(Qm[1-9A-HJ-NP-Za-km-z]{44}|b[a-z2-7]{20,})$";
 
@@ -91,20 +93,6 @@ fn metric() -> Vec<(&'static str, Value)> {
         ("partitionable", flag()),
         ("received_at", int()),
     ]
-}
-
-fn reference(schema: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{schema}") })
-}
-
-/// An object with fields that are always there, and others.
-fn object(always: &[(&str, Value)], at_times: &[(&str, Value)]) -> Value {
-    let required: Vec<&str> = always.iter().map(|(name, _)| *name).collect();
-    let mut properties = serde_json::Map::new();
-    for (name, schema) in always.iter().chain(at_times) {
-        properties.insert((*name).to_owned(), schema.clone());
-    }
-    json!({ "type": "object", "required": required, "properties": properties })
 }
 
 #[cfg(test)]

@@ -3,16 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use futures::StreamExt as _;
 use tokio::sync::Mutex;
 
 use super::connection::Connection;
 use super::tell;
 use crate::bench::embedded::work::{Groups, Work, measured};
-use crate::bench::load::{Listed, Seen, closed_loops};
+use crate::bench::load::{Listed, Seen, closed_loops, lines};
 use crate::bench::machine::{Resident, Usage};
 use crate::bench::pinfleet::{self, Fresh, cores};
 use crate::bench::report::{Report, Row, Target, Unit};
@@ -23,6 +22,8 @@ use crate::node::FakeProcess;
 
 /// Connections of each rate of adds, and how many times the reference's it must reach.
 const ADDS: [(usize, f64); 3] = [(1, 8.0), (64, 15.0), (512, 15.0)];
+/// The question that costs least.
+const NOTHING: &str = "/version";
 /// Connections of each rate of states.
 const STATES: [usize; 2] = [1, 64];
 /// What must be reached by lists.
@@ -42,6 +43,8 @@ struct Side {
 /// What it did.
 #[derive(Default)]
 struct Figures {
+    /// Of questions that nothing has to be done for, as many as of `adds`.
+    nothing: Vec<Seen>,
     adds: Vec<(Seen, String)>,
     states: Vec<(Seen, String)>,
     lists: Vec<List>,
@@ -121,6 +124,13 @@ impl Pinfleet<'_> {
         let fresh = Arc::new(Fresh::default());
         let idle = async || pinfleet::idle(self.options, self.cluster).await;
         let mut figures = side.small(self.options, &fresh, idle).await?;
+        if self.options.wants("pins") {
+            for (connections, _) in ADDS {
+                let seen = side.nothing(connections, self.options.time).await?;
+                side.told(&format!("GET {NOTHING}, {}", words_of(connections)), &seen);
+                figures.nothing.push(seen);
+            }
+        }
         if self.options.wants("lists") {
             let more = self.options.pins.saturating_sub(fresh.count());
             tell("lists", &format!("bulk add of {more} pins, over gRPC"));
@@ -177,6 +187,13 @@ impl Side {
             .await
     }
 
+    /// What connections and the machine allow at most: an answer that is made of nothing.
+    async fn nothing(&self, connections: usize, time: Duration) -> anyhow::Result<Seen> {
+        let target = || ("GET", NOTHING.to_owned());
+        let loaded = self.load(connections, time, Duration::from_millis(500), target).await?;
+        Ok(loaded.0)
+    }
+
     async fn states(&self, known: u64, connections: usize, time: Duration) -> anyhow::Result<(Seen, String)> {
         let next = AtomicU64::new(0);
         let target = move || {
@@ -215,10 +232,13 @@ impl Side {
     async fn lists(&self, pins: u64) -> anyhow::Result<Vec<List>> {
         let asked = self.groups.first().and_then(|(_, peers)| peers.first()).copied();
         let asked = asked.context("no peer runs")?;
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build()?;
         let mut lists = Vec::new();
         for (path, _) in LISTS {
             let before = Resident::of(asked).context("the peer is gone")?.all;
-            let (listed, work) = measured(self.groups.clone(), asked, lines(&self.address(0), path)).await?;
+            let url = format!("http://{}{path}", self.address(0));
+            let (listed, work) = measured(self.groups.clone(), asked, lines(&http, &url)).await?;
             eprintln!(
                 "bench:   {}, GET {path}: {:.0}/s; first after {:.1} ms; {:.0} MiB before, {:.0} at the peak",
                 self.name,
@@ -239,35 +259,11 @@ impl Side {
     }
 }
 
-/// Reads a list; every item is a line.
-async fn lines(address: &str, path: &str) -> anyhow::Result<Listed> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build()?;
-    let begun = Instant::now();
-    let answer = http
-        .get(format!("http://{address}{path}"))
-        .send()
-        .await?
-        .error_for_status()?;
-    let mut body = answer.bytes_stream();
-    let (mut items, mut first) = (0u64, None);
-    while let Some(piece) = body.next().await {
-        let piece = piece?;
-        first.get_or_insert_with(|| begun.elapsed());
-        items += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
-    }
-    Ok(Listed {
-        items,
-        first: first.context("the list was empty")?,
-        all: begun.elapsed(),
-    })
-}
-
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-fn connections(count: usize) -> String {
+fn words_of(count: usize) -> String {
     match count {
         1 => "1 connection".to_owned(),
         count => format!("{count} connections"),
@@ -277,7 +273,7 @@ fn connections(count: usize) -> String {
 fn rows(ours: &Figures, theirs: &Figures, report: &mut Report) {
     for (index, ((seen, limit), (count, times))) in ours.adds.iter().zip(ADDS).enumerate() {
         let theirs = theirs.adds.get(index).map(|(seen, _)| seen);
-        let work = format!("POST /pins/CID, {}", connections(count));
+        let work = format!("POST /pins/CID, {}", words_of(count));
         report.add(
             Row::new(&work, Unit::PerSecond, seen.rate)
                 .detail(seen.words())
@@ -285,6 +281,16 @@ fn rows(ours: &Figures, theirs: &Figures, report: &mut Report) {
                 .target(Target::Times(times))
                 .limit(limit),
         );
+        if let Some(nothing) = ours.nothing.get(index) {
+            report.add(
+                Row::new(
+                    format!("GET {NOTHING}, {}: the machine's own limit", words_of(count)),
+                    Unit::PerSecond,
+                    nothing.rate,
+                )
+                .detail(nothing.words()),
+            );
+        }
         if count == 64 {
             report.add(
                 Row::new(
@@ -301,7 +307,7 @@ fn rows(ours: &Figures, theirs: &Figures, report: &mut Report) {
         let theirs = theirs.states.get(index).map(|(seen, _)| (seen.rate, seen.words()));
         report.add(
             Row::new(
-                format!("GET /pins/CID, {}", connections(count)),
+                format!("GET /pins/CID, {}", words_of(count)),
                 Unit::PerSecond,
                 seen.rate,
             )
