@@ -59,6 +59,14 @@ impl Source {
         }
     }
 
+    /// The file, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Stdin => None,
+            Self::File(path) => Some(path),
+        }
+    }
+
     /// How it is called in messages.
     pub fn name(&self) -> String {
         match self {
@@ -80,6 +88,11 @@ impl Source {
         }
     }
 
+    /// Whether there is something to read.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.path().map_or(Ok(()), check)
+    }
+
     fn open(&self) -> Result<Box<dyn Read + Send>, Failure> {
         match self {
             Self::Stdin => Ok(Box::new(std::io::stdin())),
@@ -89,11 +102,21 @@ impl Source {
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
-    let file = File::open(path).map_err(|e| Failure::usage(format!("can't read {}: {e}", path.display())))?;
-    if file.metadata().is_ok_and(|data| data.is_dir()) {
-        return Err(Failure::usage(format!("can't read {}: it is a folder", path.display())));
+    check(path)?;
+    File::open(path).map_err(|error| cant_read(path, error))
+}
+
+/// Whether there is something to read, without opening it: what comes over a pipe is gone once it is read.
+fn check(path: &Path) -> Result<(), Failure> {
+    match path.metadata() {
+        Ok(data) if data.is_dir() => Err(cant_read(path, "it is a folder")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(cant_read(path, error)),
     }
-    Ok(file)
+}
+
+fn cant_read(path: &Path, why: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("can't read {}: {why}", path.display()))
 }
 
 /// Lines one after the other as they stand, without those that say nothing.

@@ -6,7 +6,7 @@
 //! | [`serve`], [`serve_router`] | connections, TLS, limits, trailers, the way of a request through a server, the end |
 //! | [`auth`] | credentials are read and shown to an [`Authenticate`]; who asks is a [`Principal`] with [`Scopes`] |
 //! | [`Failure`] | an error as a handler gives it; each server writes it in its [`ErrorForm`] |
-//! | [`json`], [`empty`], [`ndjson`] | answers; the last one streams, with what went wrong at its end in a trailer |
+//! | [`json`], [`empty`], [`ndjson`], [`ndjson_pieces`] | answers; the last two stream, with what went wrong at the end in a trailer |
 //! | [`Query`], [`time`] | queries, times and durations as Go's clients write them |
 //! | [`Whole`], [`multipart`] | bodies: small ones as a whole, large ones as they come |
 //! | [`Cors`] | what pages of other origins may do |
@@ -41,7 +41,7 @@
 //! | bytes before the first boundary | 64 KiB | 400 |
 //! | client that takes nothing | `stall_timeout`, 60 s | the connection is broken |
 //! | held of a connection | 128 KiB each way (or a head) | what sends or reads waits |
-//! | lines put into one frame of a stream | 16 KiB | nothing: the next frame begins |
+//! | lines put into one frame of a stream | 64 KiB | nothing: the next frame begins |
 //! | text of an error in a trailer | 4 KiB | it is cut |
 //! | after an early answer: what is still sent | 5 s, or until there is no room for it | the connection is reset |
 //! | what is being answered at the end | `grace`, 5 s | it is cut off |
@@ -71,4 +71,4 @@ pub use failure::{ErrorForm, Failure};
 pub use limits::{HEAD_BYTES_LEAST, InvalidLimit, Limits, TARGET_BYTES_LIMIT};
 pub use query::{Query, invalid};
 pub use server::{Observer, Paths, ServerOptions, serve, serve_router};
-pub use stream::{STREAM_ERROR, ndjson};
+pub use stream::{STREAM_ERROR, ndjson, ndjson_pieces};

@@ -16,7 +16,14 @@ use crate::time::{parse_created, parse_go_duration, parse_rfc3339};
 /// Bounded by [`Limits::target_bytes_max`](crate::Limits::target_bytes_max): what is held is no larger than that, and 48 bytes
 /// for each pair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Query(Vec<(String, String)>);
+pub struct Query {
+    pairs: Vec<(String, String)>,
+    /// The first pair that can't be decoded.
+    malformed: Option<String>,
+}
+
+/// Bytes of a pair that can't be decoded which are kept to be shown.
+const SHOWN_BYTES: usize = 64;
 
 impl Query {
     /// Reads what stands behind the question mark.
@@ -27,7 +34,20 @@ impl Query {
             .flat_map(|pair| form_urlencoded::parse(pair.as_bytes()))
             .map(|(key, value)| (key.into_owned(), value.into_owned()))
             .collect();
-        Self(pairs)
+        let malformed = text.split('&').find(|pair| !is_well_formed(pair.as_bytes()));
+        Self {
+            pairs,
+            malformed: malformed.map(|pair| pair.chars().take(SHOWN_BYTES).collect()),
+        }
+    }
+
+    /// An error where a pair can't be decoded, for calls that are not to go on without one.
+    pub fn well_formed(&self) -> Result<(), Failure> {
+        self.malformed.as_ref().map_or(Ok(()), |pair| {
+            Err(Failure::bad(format!(
+                "query {pair:?}: it can't be decoded; encode `;` as %3B and `%` as %25"
+            )))
+        })
     }
 
     /// The first value of the key, unless it is empty.
@@ -37,12 +57,15 @@ impl Query {
 
     /// All values of the key in their order, empty ones too.
     pub fn all<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
+        self.pairs
+            .iter()
+            .filter(move |(k, _)| k == key)
+            .map(|(_, v)| v.as_str())
     }
 
     /// All pairs whose key begins so, without that beginning: what is left may be empty, and keys may repeat.
     pub fn with_prefix<'a>(&'a self, prefix: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.0
+        self.pairs
             .iter()
             .filter_map(move |(k, v)| Some((k.strip_prefix(prefix)?, v.as_str())))
     }
@@ -166,10 +189,10 @@ mod tests {
     #[test]
     fn pairs_that_cant_be_decoded_are_left_out() {
         let query = Query::parse("a=%zz&b=1;2&c=%4&d=%41&%=1&&e=%C3");
-        assert_eq!(
-            query,
-            Query(vec![("d".into(), "A".into()), ("e".into(), "\u{fffd}".into())])
-        );
+        assert_eq!(query.pairs, [("d".into(), "A".into()), ("e".into(), "\u{fffd}".into())]);
+        let failure = query.well_formed().expect_err("some can't");
+        assert!(failure.message.contains("\"a=%zz\""), "{}", failure.message);
+        Query::parse("a=%20&b=c+d&&e").well_formed().expect("all can");
     }
 
     #[test]
@@ -230,13 +253,13 @@ mod tests {
         #[test]
         fn what_a_form_encodes_is_read_again(pairs in prop::collection::vec((any::<String>(), any::<String>()), 0..8)) {
             let text = form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish();
-            prop_assert_eq!(Query::parse(&text).0, pairs);
+            prop_assert_eq!(Query::parse(&text).pairs, pairs);
         }
 
         #[test]
         fn no_text_breaks_it_or_makes_it_larger(text in any::<String>()) {
             let query = Query::parse(&text);
-            let bytes: usize = query.0.iter().map(|(k, v)| k.len() + v.len()).sum();
+            let bytes: usize = query.pairs.iter().map(|(k, v)| k.len() + v.len()).sum();
             // A byte that is no text becomes a replacement of three bytes.
             prop_assert!(bytes <= 3 * text.len());
         }

@@ -8,8 +8,7 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use futures::Stream;
-use futures::stream::StreamExt as _;
+use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use serde::Serialize;
@@ -21,7 +20,9 @@ use crate::{Failure, answer};
 /// The trailer that says why a stream ended early; empty when it did not.
 pub const STREAM_ERROR: HeaderName = HeaderName::from_static("x-stream-error");
 /// What is put together into one frame when it is ready at the same time.
-const FRAME_BYTES: usize = 16 * 1024;
+const FRAME_BYTES: usize = 64 * 1024;
+/// Most lines are shorter, and need not be moved while they grow.
+const LINE_BYTES: usize = 1024;
 /// Of an error's text.
 const ERROR_BYTES_MAX: usize = 4 * 1024;
 
@@ -31,13 +32,26 @@ const ERROR_BYTES_MAX: usize = 4 * 1024;
 /// stream is broken off instead (see [`crate::serve`]).
 ///
 /// Nothing is collected: the next object is asked for when there is room for it. Those that are ready together share a frame
-/// of about 16 KiB, and nothing that is ready waits for what is not.
+/// of about 64 KiB, and nothing that is ready waits for what is not.
 pub async fn ndjson<T, S>(items: S) -> Response
 where
     T: Serialize,
     S: Stream<Item = Result<T, Failure>> + Send + 'static,
 {
-    let mut items: Items = items.map(|item| item.and_then(|item| line(&item))).boxed();
+    lines(items.map(|item| item.and_then(|item| line(&item))).boxed()).await
+}
+
+/// The same of objects that come many at a time: what is done for each of millions is then only to write it.
+pub async fn ndjson_pieces<T, S>(pieces: S) -> Response
+where
+    T: Serialize + Send + 'static,
+    S: Stream<Item = Result<Vec<T>, Failure>> + Send + 'static,
+{
+    let written = pieces.map_ok(|items| stream::iter(Written::new(items))).try_flatten();
+    lines(written.boxed()).await
+}
+
+async fn lines(mut items: Items) -> Response {
     let first = match items.next().await {
         Some(Ok(first)) => first,
         Some(Err(failure)) => return failure.into_response(),
@@ -54,12 +68,58 @@ where
     response
 }
 
+/// Some whole lines at a time.
 type Items = Pin<Box<dyn Stream<Item = Result<Vec<u8>, Failure>> + Send>>;
 
 fn line<T: Serialize>(item: &T) -> Result<Vec<u8>, Failure> {
-    let mut text = serde_json::to_vec(item).map_err(|error| Failure::internal(error.to_string()))?;
-    text.push(b'\n');
+    let mut text = Vec::with_capacity(LINE_BYTES);
+    write_line(&mut text, item)?;
     Ok(text)
+}
+
+fn write_line<T: Serialize>(text: &mut Vec<u8>, item: &T) -> Result<(), Failure> {
+    serde_json::to_writer(&mut *text, item).map_err(|error| Failure::internal(error.to_string()))?;
+    text.push(b'\n');
+    Ok(())
+}
+
+/// Objects as lines, about a frame of them at a time.
+struct Written<T> {
+    items: std::vec::IntoIter<T>,
+    /// Of the object behind the lines that were handed out last.
+    failed: Option<Failure>,
+}
+
+impl<T> Written<T> {
+    fn new(items: Vec<T>) -> Self {
+        Self {
+            items: items.into_iter(),
+            failed: None,
+        }
+    }
+}
+
+impl<T: Serialize> Iterator for Written<T> {
+    type Item = Result<Vec<u8>, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut text = Vec::new();
+        while self.failed.is_none() && text.len() < FRAME_BYTES {
+            let Some(item) = self.items.next() else { break };
+            if text.is_empty() {
+                text.reserve(FRAME_BYTES + LINE_BYTES);
+            }
+            let written = text.len();
+            if let Err(failure) = write_line(&mut text, &item) {
+                text.truncate(written);
+                self.failed = Some(failure);
+            }
+        }
+        if text.is_empty() {
+            return self.failed.take().map(Err);
+        }
+        Some(Ok(text))
+    }
 }
 
 /// The body of a stream: lines, then the trailer.
@@ -80,7 +140,8 @@ impl Lines {
                 return Poll::Ready(());
             };
             match items.as_mut().poll_next(cx) {
-                Poll::Ready(Some(Ok(line))) => self.held.extend_from_slice(&line),
+                Poll::Ready(Some(Ok(lines))) if self.held.is_empty() => self.held = lines,
+                Poll::Ready(Some(Ok(lines))) => self.held.extend_from_slice(&lines),
                 Poll::Ready(Some(Err(failure))) => self.end(Err(failure)),
                 Poll::Ready(None) => self.end(Ok(())),
                 Poll::Pending => return Poll::Pending,

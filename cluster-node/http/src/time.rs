@@ -20,12 +20,16 @@ pub fn rfc3339(time: Timestamp) -> String {
         return ZERO.to_owned();
     }
     let at = UNIX_EPOCH + Duration::from_millis(time.as_millis().min(END_OF_9999));
-    let text = humantime::format_rfc3339_millis(at).to_string();
-    match text.trim_end_matches('Z').trim_end_matches('0') {
-        // The zeros belong to the seconds, if nothing of the fraction is left.
-        cut if cut.ends_with('.') => format!("{}Z", &cut[..cut.len() - 1]),
-        cut => format!("{cut}Z"),
-    }
+    let mut text = humantime::format_rfc3339_millis(at).to_string();
+    // The point ends the zeros of the fraction, so those of the seconds stay.
+    let end = text
+        .trim_end_matches('Z')
+        .trim_end_matches('0')
+        .trim_end_matches('.')
+        .len();
+    text.truncate(end);
+    text.push('Z');
+    text
 }
 
 /// Reads RFC 3339; the zone is mandatory. Digits below a millisecond are cut. Go's zero time, in whatever zone, is

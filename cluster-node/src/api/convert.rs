@@ -9,7 +9,7 @@ use node_core::{
     Replication, RequestId, Status, Timestamp, check_slot, limits,
 };
 
-use crate::service::{Error, NodeEntry, NodeNames, PinFilter, PinView, PinWish, StatusView};
+use crate::service::{Error, NodeEntry, NodeNames, PINNING_REQUESTS, PinFilter, PinView, PinWish, StatusView};
 
 /// Parses the three parts that name a pin.
 pub fn pin_key(namespace: &str, cid: &str, slot: &str) -> Result<PinKey, Error> {
@@ -26,6 +26,13 @@ pub fn request_id(text: &str) -> Result<Option<RequestId>, Error> {
     if text.is_empty() {
         Ok(None)
     } else {
+        if text.starts_with(PINNING_REQUESTS) {
+            return Err(Error::invalid(
+                "request_id",
+                text,
+                format!("those that begin with {PINNING_REQUESTS:?} are the Pinning Services API's; use another"),
+            ));
+        }
         let id = RequestId::new(text).map_err(|error| renamed(error.into(), "request_id"))?;
         Ok(Some(id))
     }

@@ -12,42 +12,47 @@ use serde_json::{Map, Value, json};
 
 use super::guard::guard;
 
-/// What every route has, whatever its API adds.
-pub trait Routed: Sync + 'static {
-    /// What its handler needs.
-    type State: Send + Sync + 'static;
-
+/// One operation of an API whose handlers share an `S`, and of which `D` says what only that API has.
+pub struct Route<S, D> {
     /// In lower case, as the document has it.
-    fn method(&self) -> &'static str;
+    pub method: &'static str,
     /// As the router has it: `{name}` is a segment, `{*name}` all that follows.
-    fn path(&self) -> &'static str;
+    pub path: &'static str,
     /// The right that it takes; none for what anybody may ask.
-    fn scope(&self) -> Option<Scope>;
+    pub scope: Option<Scope>,
     /// What answers.
-    fn handler(&self) -> MethodRouter<Arc<Self::State>>;
-    /// What the document says of it.
-    fn operation(&self) -> Value;
+    pub handler: fn() -> MethodRouter<Arc<S>>,
+    /// Its name for programs that are made from the document.
+    pub id: &'static str,
+    /// What it does, in a sentence.
+    pub summary: &'static str,
+    /// What a client has to know besides.
+    pub detail: D,
+}
 
+impl<S, D> Route<S, D> {
     /// The path as the document has it, which knows only segments.
-    fn documented(&self) -> String {
-        self.path().replace("{*", "{")
+    pub fn documented(&self) -> String {
+        self.path.replace("{*", "{")
     }
 }
 
 /// The router of all routes.
-pub fn router<R: Routed>(routes: &'static [R]) -> Router<Arc<R::State>> {
+pub fn router<S, D>(routes: &'static [Route<S, D>]) -> Router<Arc<S>>
+where
+    S: Send + Sync + 'static,
+    D: Sync,
+{
     let mut router = Router::new();
     for route in routes {
-        let (scope, path) = (route.scope(), route.path());
+        let (scope, path) = (route.scope, route.path);
         let methods = move || -> Vec<&'static str> {
-            let of_path = routes.iter().filter(|route| route.path() == path);
-            of_path.map(Routed::method).collect()
+            let of_path = routes.iter().filter(|route| route.path == path);
+            of_path.map(|route| route.method).collect()
         };
-        let guarded = route
-            .handler()
-            .route_layer(from_fn(move |request: Request, next: Next| async move {
-                guard(scope, methods, request, next).await
-            }));
+        let guarded = (route.handler)().route_layer(from_fn(move |request: Request, next: Next| async move {
+            guard(scope, methods, request, next).await
+        }));
         router = router.route(path, guarded);
     }
     router
@@ -65,13 +70,18 @@ pub struct About {
     pub bearer: &'static str,
 }
 
-/// The document of all routes, whose operations refer to these schemas.
-pub fn document<R: Routed>(routes: &[R], about: &About, schemas: Value) -> Value {
+/// The document of all routes. `operation` tells of one of them, and refers to `schemas`.
+pub fn document<S, D>(
+    routes: &[Route<S, D>],
+    about: &About,
+    schemas: Value,
+    operation: impl Fn(&Route<S, D>) -> Value,
+) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in routes {
         let operations = paths.entry(route.documented()).or_insert_with(|| json!({}));
         if let Value::Object(operations) = operations {
-            operations.insert(route.method().to_owned(), route.operation());
+            operations.insert(route.method.to_owned(), operation(route));
         }
     }
     json!({
@@ -131,7 +141,11 @@ pub mod checks {
     use super::*;
 
     /// The document has the routes that the router has, each once.
-    pub fn same_routes<R: Routed>(routes: &'static [R], document: &Value) {
+    pub fn same_routes<S, D>(routes: &'static [Route<S, D>], document: &Value)
+    where
+        S: Send + Sync + 'static,
+        D: Sync,
+    {
         let paths = document["paths"].as_object().expect("paths");
         let documented: BTreeSet<(String, String)> = paths
             .iter()
@@ -140,9 +154,7 @@ pub mod checks {
                 methods.map(|method| (path.clone(), method.clone())).collect::<Vec<_>>()
             })
             .collect();
-        let routed = routes
-            .iter()
-            .map(|route| (route.documented(), route.method().to_owned()));
+        let routed = routes.iter().map(|route| (route.documented(), route.method.to_owned()));
         assert_eq!(documented, routed.collect());
         assert_eq!(documented.len(), routes.len(), "no route comes twice");
         let ids = paths.values().flat_map(|operations| {
@@ -155,11 +167,11 @@ pub mod checks {
     }
 
     /// What changes something takes a right for it.
-    pub fn changes_take_a_right<R: Routed>(routes: &[R]) {
-        for route in routes.iter().filter(|route| route.method() != "get") {
-            let scope = route.scope().expect("a change is for nobody without a right");
+    pub fn changes_take_a_right<S, D>(routes: &[Route<S, D>]) {
+        for route in routes.iter().filter(|route| route.method != "get") {
+            let scope = route.scope.expect("a change is for nobody without a right");
             // A token is for who can read: it stands for the same rights.
-            assert!(scope >= Scope::Pin || route.path() == "/token", "{}", route.path());
+            assert!(scope >= Scope::Pin || route.path == "/token", "{}", route.path);
         }
     }
 

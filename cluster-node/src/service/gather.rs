@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cluster_proto::peer::v1::{EntriesRequest, Entry, ScanEntriesRequest};
 use cluster_worker::{View, Worker};
-use node_core::{Cid, ErrorClass, NodeId, PeerId, Status, Timestamp};
+use node_core::{Cid, ErrorClass, NodeId, PeerId, PinMode, Status, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -310,6 +310,7 @@ pub fn entry_of(node: NodeId, view: &View) -> NodeEntry {
     NodeEntry {
         node,
         status: view.status,
+        mode: view.mode,
         attempts: view.attempts,
         error: view.error.clone().unwrap_or_default(),
         error_class: view.class,
@@ -327,6 +328,7 @@ pub fn put_entry(cid: &Cid, entry: &NodeEntry, brief: bool) -> Entry {
         cid: cid.to_bytes().into(),
         node: entry.node.0,
         status: code(entry.status as usize),
+        direct: entry.mode == PinMode::Direct,
         ..Entry::default()
     };
     if brief {
@@ -353,6 +355,10 @@ pub fn read_entry(entry: Entry) -> Result<(Cid, NodeEntry), Error> {
     let node_entry = NodeEntry {
         node: NodeId(entry.node),
         status,
+        mode: match entry.direct {
+            true => PinMode::Direct,
+            false => PinMode::Recursive,
+        },
         attempts: entry.attempts,
         error: entry.error,
         error_class: position(entry.error_class).and_then(|position| ErrorClass::ALL.get(position).copied()),

@@ -58,8 +58,8 @@ pub use nodes::{NodeFactory, NodeLimits, ObserverOf, OwnNode, is_embedded};
 pub use operate::{NodeView, Operated};
 pub use peers::{LinkPurpose, Links, PeerDirectory, PeerLink};
 pub use pinning::{
-    Match, NameFilter, PINNING_PAGE_MAX, PinningFilter, PinningPage, PinningView, PinningWish, RequestName,
-    request_slot,
+    Match, NameFilter, PINNING_PAGE_MAX, PINNING_REQUESTS, PinningFilter, PinningPage, PinningView, PinningWish,
+    RequestName, request_slot,
 };
 pub use pins::{Explanation, PinWish, Pins, UpdateWish};
 pub use proposer::{Answer, Proposer, ProposerLimits};

@@ -14,7 +14,7 @@ use node_core::{Cid, Status};
 
 use super::gather::PEER_TIMEOUT;
 use super::proposer::WhenFull;
-use super::{Error, NodeNames, Pins, StatusView, WAIT_DEFAULT};
+use super::{Error, NodeNames, Pins, StatusView};
 
 /// How often the leader looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,6 +22,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// CIDs that are looked at together: one call to each peer serves them all. At one look a second this is also what bounds how
 /// much replaced content goes in a second; what waits for content that nobody has costs no more.
 const CHUNK: usize = 1_000;
+
+/// How long letting go of one may take. What was decided is decided anew at the next look; a decision that is carried out late,
+/// under another leader, would meet what was asked for since.
+const RELEASE_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs until it is dropped.
 pub(super) async fn run(pins: Arc<Pins>) {
@@ -59,7 +63,7 @@ async fn pass(pins: &Pins, behind: Option<&(Cid, Cid)>) -> Result<Option<(Cid, C
             let view = StatusView::fold(cid, String::new(), Some(placement), rows, &names.everyone(), &|node| {
                 is_silent(&names, &silent, node)
             });
-            if view.status != Status::Pinned {
+            if view.status != Status::Pinned && pinset::is_wanted(&*state, &cid)? {
                 awaited.insert(cid);
             }
         }
@@ -71,7 +75,7 @@ async fn pass(pins: &Pins, behind: Option<&(Cid, Cid)>) -> Result<Option<(Cid, C
             id: None,
             op: Op::Release { cid, by },
         };
-        answers.push(pins.proposer.enqueue(request, WAIT_DEFAULT, WhenFull::Wait).await?);
+        answers.push(pins.proposer.enqueue(request, RELEASE_WAIT, WhenFull::Wait).await?);
     }
     for answer in answers {
         answer.wait().await?;

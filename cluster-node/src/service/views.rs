@@ -1,6 +1,6 @@
 //! What reads answer, in the core's types.
 
-use node_core::{Cid, ErrorClass, NodeId, Pin, Placement, Status, Timestamp};
+use node_core::{Cid, ErrorClass, NodeId, Pin, PinMode, Placement, Status, Timestamp};
 
 /// A pin with the decision where its content is held.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,8 @@ pub struct NodeEntry {
     pub node: NodeId,
     /// Where it stands.
     pub status: Status,
+    /// How much of the graph that is about.
+    pub mode: PinMode,
     /// How often it was tried since it was queued or re-armed.
     pub attempts: u32,
     /// The daemon's words of the last failure.
@@ -35,11 +37,20 @@ pub struct NodeEntry {
 }
 
 impl NodeEntry {
+    /// Sees whether what is held is what is wanted: one block is not all below it. Its driver has not looked yet at what is wanted
+    /// since then.
+    pub fn measure(&mut self, wanted: PinMode) {
+        if self.status == Status::Pinned && self.mode == PinMode::Direct && wanted == PinMode::Recursive {
+            self.status = Status::Queued;
+        }
+    }
+
     /// A state about which nothing more is known.
     pub fn bare(node: NodeId, status: Status) -> Self {
         Self {
             node,
             status,
+            mode: PinMode::default(),
             attempts: 0,
             error: String::new(),
             error_class: None,
@@ -82,6 +93,9 @@ impl StatusView {
             Some(placement) => &placement.nodes,
             None => &[],
         };
+        if let Some(placement) = &placement {
+            entries.iter_mut().for_each(|entry| entry.measure(placement.mode));
+        }
         for node in wanted {
             if !entries.iter().any(|entry| entry.node == *node) {
                 let status = if unreachable(*node) {
@@ -120,7 +134,7 @@ impl StatusView {
 
 #[cfg(test)]
 mod tests {
-    use node_core::{PinMode, Replication};
+    use node_core::Replication;
 
     use super::*;
 
@@ -174,6 +188,20 @@ mod tests {
         );
         assert_eq!(view.status, Status::Pinned);
         assert_eq!(fold(None, &[(2, Status::Unpinning)], 9).status, Status::Unpinning);
+    }
+
+    /// A node that held one block for another pin has not looked yet at what is wanted now.
+    #[test]
+    fn one_block_is_not_all_below_it() {
+        let mut held = NodeEntry::bare(NodeId(1), Status::Pinned);
+        held.mode = PinMode::Direct;
+        let mut placement = placement(&[1], 1);
+        for (wanted, status) in [(PinMode::Direct, Status::Pinned), (PinMode::Recursive, Status::Queued)] {
+            placement.mode = wanted;
+            let rows = vec![held.clone()];
+            let view = StatusView::fold(cid(), String::new(), Some(placement.clone()), rows, &[], &|_| false);
+            assert_eq!((view.status, view.entries[0].status), (status, status));
+        }
     }
 
     #[test]

@@ -5,14 +5,16 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cluster_proto::v1;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use super::journal::{Journal, State};
-use super::{interrupted, invalid};
+use super::journal::{self, Journal, State};
+use super::{files, interrupted, invalid};
 use crate::Context;
 use crate::bulk::{self, Sink, Verdict};
 use crate::cli::ImportArgs;
+use crate::client::{Kind, service};
 use crate::exit::{Exit, Failure, code_name};
 use crate::lines::{self, Line, Parser, Source};
 use crate::output::{Talk, words};
@@ -38,6 +40,7 @@ pub async fn run(context: &mut Context, arguments: ImportArgs) -> Result<Exit, F
     };
     spec.check(words::now()).map_err(invalid)?;
     let job = Job {
+        purpose: format!("{:?} {spec:?}", arguments.format),
         parser: Parser::new(arguments.format, spec, words::now()),
         source,
         journal: arguments.journal,
@@ -53,6 +56,8 @@ pub(super) struct Job {
     pub source: Source,
     /// How its lines are read.
     pub parser: Parser,
+    /// The same in words, and what they do not say.
+    pub purpose: String,
     /// Where progress is kept; none: beside the list.
     pub journal: Option<PathBuf>,
     /// Whether to begin at the top whatever the journal says.
@@ -64,8 +69,18 @@ pub(super) struct Job {
 /// Sends a list, from where an earlier run ended.
 pub(super) async fn carry_out(context: &mut Context, job: Job) -> Result<Exit, Failure> {
     let Job { source, parser, .. } = job;
-    check_paths(&source, &job.rejects)?;
-    let journal = Journal::new(job.journal, &source);
+    let path = journal::path_of(job.journal, &source);
+    files::apart(&[
+        ("the list", source.path()),
+        ("--journal", path.as_deref()),
+        ("--rejects", job.rejects.as_deref()),
+    ])?;
+    source.check()?;
+    if let Some(rejects) = &job.rejects {
+        files::check_place(rejects)?;
+    }
+    let purpose = format!("{} {}", cluster_id(context).await?, job.purpose);
+    let journal = Journal::new(path, &source, &purpose);
     let state = journal.load(job.restart)?;
     let resumed_at = state.line;
     let lines = lines::stream(&source, parser, state.offset, state.line)?;
@@ -111,13 +126,14 @@ pub(super) async fn carry_out(context: &mut Context, job: Job) -> Result<Exit, F
     import.finish(context, resumed_at)
 }
 
-fn check_paths(source: &Source, rejects: &Option<PathBuf>) -> Result<(), Failure> {
-    match (source, rejects) {
-        (Source::File(list), Some(rejects)) if list == rejects => {
-            Err(Failure::usage("--rejects names the list itself").hint("give another file for the refused lines"))
-        }
-        _ => Ok(()),
-    }
+/// Which cluster it is: a journal of one is not gone on with in another.
+async fn cluster_id(context: &Context) -> Result<String, Failure> {
+    let asked = context
+        .client
+        .call(Kind::Read, v1::ClusterStatusRequest {}, |channel, request| async move {
+            service!(cluster_client::ClusterClient, channel).status(request).await
+        });
+    Ok(asked.await?.cluster_id)
 }
 
 fn bar(talk: Talk, source: &Source, offset: u64) -> Option<ProgressBar> {
@@ -303,20 +319,20 @@ struct Rejects {
 impl Rejects {
     /// What an interrupted run wrote after its journal is cut off: those lines come again.
     fn open(path: &Path, keep: u64) -> Result<Self, Failure> {
-        let open = || -> io::Result<File> {
-            let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(path)?;
-            let keep = keep.min(file.metadata()?.len());
-            file.set_len(keep)?;
+        let cut = || -> io::Result<File> {
+            let mut file = OpenOptions::new().write(true).open(path)?;
+            file.set_len(keep.min(file.metadata()?.len()))?;
             file.seek(SeekFrom::End(0))?;
             Ok(file)
         };
-        match open() {
-            Ok(file) => Ok(Self {
-                path: path.to_owned(),
-                file: BufWriter::new(file),
-            }),
-            Err(error) => Err(Failure::usage(format!("can't write {}: {error}", path.display()))),
-        }
+        let file = match keep {
+            0 => files::create("--rejects", path)?,
+            _ => cut().map_err(|error| Failure::usage(format!("can't write {}: {error}", path.display())))?,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            file: BufWriter::new(file),
+        })
     }
 
     fn write(&mut self, line: &Line, error: &str) -> Result<(), Failure> {

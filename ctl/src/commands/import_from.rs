@@ -11,13 +11,13 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::import::{self, Job};
-use super::{interrupted, invalid};
+use super::{files, interrupted, invalid, journal};
 use crate::Context;
 use crate::cli::ImportFrom;
 use crate::client::{Kind, service};
 use crate::exit::{Exit, Failure};
 use crate::former::compare::{Difference, differences, is_where_it_was};
-use crate::former::fetch::{Cluster, keep_daemons, kept_daemons};
+use crate::former::fetch::{Cluster, has_daemons, keep_daemons, kept_daemons};
 use crate::former::{Rules, Taken};
 use crate::lines::{Parser, RawSource, Source};
 use crate::output::meter::ShareMeter;
@@ -42,6 +42,18 @@ pub async fn run(context: &mut Context, arguments: ImportFrom) -> Result<Exit, F
     for (_, node) in &arguments.map {
         check_node("map", node).map_err(invalid)?;
     }
+    // Before anything is written, least of all over the list.
+    let file = arguments.file.as_ref().map(|file| Source::new(file));
+    files::apart(&[
+        (
+            "the list",
+            file.as_ref().and_then(Source::path).or(arguments.list.as_deref()),
+        ),
+        ("--journal", arguments.journal.as_deref()),
+        ("--rejects", arguments.rejects.as_deref()),
+        ("--differences", arguments.differences.as_deref()),
+    ])?;
+    let differing = arguments.differences.clone().map(Differences::create).transpose()?;
     let prepared = prepare(context, &arguments);
     let (source, nodes) = tokio::select! {
         prepared = prepared => prepared?,
@@ -60,6 +72,7 @@ pub async fn run(context: &mut Context, arguments: ImportFrom) -> Result<Exit, F
     let mut imported = Ok(Exit::Ok);
     if !arguments.verify_only {
         let job = Job {
+            purpose: format!("former {:?} {defaults:?}", rules.sharded),
             parser: Parser::of_former(rules.clone(), defaults.clone(), words::now()),
             source: source.clone(),
             journal: arguments.journal,
@@ -75,7 +88,7 @@ pub async fn run(context: &mut Context, arguments: ImportFrom) -> Result<Exit, F
             return imported;
         }
     }
-    let comparison = compare(context, &source, &rules, &defaults, arguments.differences);
+    let comparison = compare(context, &source, &rules, &defaults, differing);
     let compared = tokio::select! {
         compared = comparison => compared?,
         () = interrupted() => {
@@ -114,17 +127,23 @@ async fn prepare(context: &Context, arguments: &ImportFrom) -> Result<(Source, B
             let timeout = context.client.timeout();
             let cluster = Cluster::new(url, arguments.from_auth_file.as_deref(), timeout, context.talk)?;
             let list = arguments.list.clone().unwrap_or_else(|| cluster.list_name());
-            let daemons = read(context, &cluster, &list, arguments.restart).await?;
+            let source = Source::File(list.clone());
+            let journal = journal::path_of(arguments.journal.clone(), &source);
+            let goes_on = !arguments.restart && journal.is_some_and(|journal| journal.exists());
+            let daemons = read(context, &cluster, &list, goes_on).await?;
             nodes = drivers(context, &daemons).await?;
             let (found, all) = (nodes.len(), daemons.len());
             context.talk.note(&match all - found {
+                _ if all == 0 => format!(
+                    "which IPFS daemons the peers of {url} have is not known, so pins go to any node; --map names nodes"
+                ),
                 0 => format!("the IPFS daemons of all {all} peers are storage nodes here; pins stay where they are"),
                 missing => format!(
                     "the IPFS daemons of {missing} of {all} peers are no storage nodes here (`cluster-ctl node add`), so \
                      pins that they hold go to others"
                 ),
             });
-            Source::File(list)
+            source
         }
         (None, None) => return Err(Failure::usage("give a FILE or --from-url")),
     };
@@ -133,24 +152,43 @@ async fn prepare(context: &Context, arguments: &ImportFrom) -> Result<(Source, B
     Ok((source, nodes))
 }
 
-/// Reads the list of a cluster, unless an earlier run did; the daemons of its peers.
+/// Reads the list of a cluster, unless an import of it goes on; the daemons of its peers. A list that an earlier run read is read
+/// anew: the cluster has lived on since, and a comparison with what it was would prove nothing.
 async fn read(
     context: &Context,
     cluster: &Cluster,
     list: &Path,
-    restart: bool,
+    goes_on: bool,
 ) -> Result<BTreeMap<String, String>, Failure> {
-    if list.exists() && !restart {
+    let is_there = list.exists();
+    if is_there && goes_on {
         context.talk.note(&format!(
-            "{} is there already and is used; --restart reads it anew",
+            "an import of {} goes on, as it was read then; --restart reads it anew",
             list.display()
         ));
         return kept_daemons(list);
     }
-    // Before the list, so that a list that is there has them.
-    let daemons = cluster.daemons().await?;
-    keep_daemons(list, &daemons)?;
-    let pins = cluster.download(list, context.talk).await?;
+    if is_there && !has_daemons(list) {
+        return Err(Failure::usage(format!(
+            "{} is there already, and was not read from a cluster",
+            list.display()
+        ))
+        .hint("--list FILE keeps the list elsewhere; without --from-url that file is imported"));
+    }
+    let asked = async {
+        // Before the list, so that a list that is there has them.
+        let daemons = cluster.daemons().await?;
+        keep_daemons(list, &daemons)?;
+        let pins = cluster.download(list, context.talk).await?;
+        Ok((daemons, pins))
+    };
+    let (daemons, pins) = asked.await.map_err(|failure: Failure| match is_there {
+        true => failure.hint(format!(
+            "what was read of it before is in {0}: `cluster-ctl import --from ipfs-cluster {0}` takes it from there",
+            list.display()
+        )),
+        false => failure,
+    })?;
     context
         .talk
         .note(&format!("{} pins are in {}", words::grouped(pins), list.display()));
@@ -185,13 +223,13 @@ async fn compare(
     source: &Source,
     rules: &Rules,
     defaults: &Spec,
-    file: Option<PathBuf>,
+    differences: Option<Differences>,
 ) -> Result<json::Compared, Failure> {
     let mut comparison = Comparison {
         context,
         namespace: defaults.namespace.clone(),
         counts: json::Compared::default(),
-        differences: file.map(Differences::create).transpose()?,
+        differences,
         shown: 0,
     };
     let now = words::now();
@@ -383,13 +421,8 @@ struct Differences {
 
 impl Differences {
     fn create(path: PathBuf) -> Result<Self, Failure> {
-        match File::create(&path) {
-            Ok(file) => Ok(Self {
-                path,
-                file: BufWriter::new(file),
-            }),
-            Err(error) => Err(Failure::usage(format!("can't write {}: {error}", path.display()))),
-        }
+        let file = BufWriter::new(files::create("--differences", &path)?);
+        Ok(Self { path, file })
     }
 
     fn write(&mut self, differing: &Differing<'_>) -> Result<(), Failure> {

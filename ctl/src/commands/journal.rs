@@ -3,8 +3,10 @@
 //! The journal never says more than the cluster acknowledged. It is replaced as a whole by a rename, and may lag behind:
 //! what is sent twice for that changes nothing.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,9 +15,11 @@ use crate::exit::Failure;
 use crate::lines::{Line, Source};
 use crate::output::json::Imported;
 
-const VERSION: u32 = 1;
-/// Bytes of the last line that are kept, to know the list again. Lists of CIDs differ within their first bytes.
+const VERSION: u32 = 2;
+/// Bytes of the last line that are kept, to tell a person which it was.
 const MARK_BYTES: usize = 120;
+/// Bytes of the list that are hashed at a time.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// What is kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,9 +31,12 @@ pub struct State {
     pub offset: u64,
     /// The last settled line, counted from 1.
     pub line: u64,
-    /// Where that line begins, and how: another list is not taken for this one.
-    mark_offset: u64,
+    /// How that line begins.
     mark: String,
+    /// A hash of all bytes before `offset`: another list is not taken for this one. 0 for what comes over a pipe.
+    digest: u64,
+    /// A hash of what is done with the lines, and of the cluster that it is done in.
+    purpose: u64,
     /// Counts of all runs.
     pub created: u64,
     /// Pins whose options were replaced.
@@ -45,7 +52,7 @@ pub struct State {
 impl State {
     /// A line is settled.
     pub fn passed(&mut self, line: &Line) {
-        (self.offset, self.line, self.mark_offset) = (line.end, line.number, line.start);
+        (self.offset, self.line) = (line.end, line.number);
         self.mark.clear();
         let mut end = line.text.len().min(MARK_BYTES);
         while !line.text.is_char_boundary(end) {
@@ -72,22 +79,67 @@ pub struct Journal {
     /// None: nothing is kept.
     path: Option<PathBuf>,
     source: Source,
+    purpose: u64,
+    settled: RefCell<Settled>,
+}
+
+/// The part of a list that is settled, read once more beside the import. (The hash of the standard library may be another one in
+/// another release of this program: a journal is then refused, and nothing is lost by beginning anew.)
+#[derive(Default)]
+struct Settled {
+    list: Option<File>,
+    bytes: u64,
+    hash: DefaultHasher,
+}
+
+impl Settled {
+    /// Goes on to this byte; the hash of all before it. None when there are fewer.
+    fn digest(&mut self, list: &Path, offset: u64) -> io::Result<Option<u64>> {
+        // What is no file can be read only once, and is read by the import.
+        if !fs::metadata(list)?.is_file() {
+            return Ok(Some(0));
+        }
+        if self.list.is_none() {
+            self.list = Some(File::open(list)?);
+        }
+        let Some(file) = &mut self.list else { return Ok(None) };
+        let mut piece = vec![0; PIECE_BYTES];
+        while self.bytes < offset {
+            let wanted = usize::try_from(offset - self.bytes).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+            let read = file.read(&mut piece[..wanted])?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.hash.write(&piece[..read]);
+            self.bytes += read as u64;
+        }
+        Ok(Some(self.hash.finish()))
+    }
+}
+
+/// Where the journal of a list is: as named, or beside it.
+pub fn path_of(named: Option<PathBuf>, source: &Source) -> Option<PathBuf> {
+    let beside = match source {
+        Source::Stdin => None,
+        Source::File(path) => {
+            let mut name = path.clone().into_os_string();
+            name.push(".progress");
+            Some(name.into())
+        }
+    };
+    named.or(beside)
 }
 
 impl Journal {
-    /// The journal of an import: the one named, or the one beside the list.
-    pub fn new(named: Option<PathBuf>, source: &Source) -> Self {
-        let beside = match source {
-            Source::Stdin => None,
-            Source::File(path) => {
-                let mut name = path.clone().into_os_string();
-                name.push(".progress");
-                Some(name.into())
-            }
-        };
+    /// The journal of an import. `purpose` is what is done with the lines and where: all that a line does not say.
+    pub fn new(path: Option<PathBuf>, source: &Source, purpose: &str) -> Self {
+        let mut hash = DefaultHasher::new();
+        hash.write(purpose.as_bytes());
         Self {
-            path: named.or(beside),
+            path,
             source: source.clone(),
+            purpose: hash.finish(),
+            settled: RefCell::default(),
         }
     }
 
@@ -101,6 +153,7 @@ impl Journal {
         let fresh = State {
             version: VERSION,
             file: self.source.name(),
+            purpose: self.purpose,
             ..State::default()
         };
         let Some(path) = self.path().filter(|_| !restart) else {
@@ -122,6 +175,12 @@ impl Journal {
             );
             return Err(Failure::usage(message).hint(anew));
         }
+        if state.purpose != self.purpose {
+            return Err(Failure::usage(format!(
+                "the journal {name} is of an import with other options, or into another cluster or namespace"
+            ))
+            .hint(anew));
+        }
         if !self.is_same_list(&state) {
             let list = self.source.name();
             return Err(
@@ -136,28 +195,25 @@ impl Journal {
     fn is_same_list(&self, state: &State) -> bool {
         // What comes over a pipe can't be looked at beforehand; the user vouches for it by naming a journal.
         let Source::File(path) = &self.source else { return true };
-        let compare = || -> io::Result<bool> {
-            let mut file = File::open(path)?;
-            if file.metadata()?.len() < state.offset {
-                return Ok(false);
-            }
-            file.seek(SeekFrom::Start(state.mark_offset))?;
-            let mut found = vec![0; state.mark.len()];
-            file.read_exact(&mut found)?;
-            // A line that was no UTF-8 is kept with replacements, which are longer; such a mark says nothing.
-            Ok(found == state.mark.as_bytes() || state.mark.contains('\u{fffd}'))
-        };
-        compare().unwrap_or(false)
+        let digest = self.settled.borrow_mut().digest(path, state.offset);
+        digest.is_ok_and(|digest| digest == Some(state.digest))
     }
 
     /// Replaces the journal. After a crash there is the old one or the new one.
     pub fn save(&self, state: &State) -> Result<(), Failure> {
         let Some(path) = self.path() else { return Ok(()) };
+        let mut state = state.clone();
+        if let Source::File(list) = &self.source {
+            let digest = self.settled.borrow_mut().digest(list, state.offset);
+            let digest = digest.map_err(|error| Failure::local(format!("can't read {}: {error}", list.display())))?;
+            // A list that has become shorter than what was read of it is no list to go on with.
+            state.digest = digest.unwrap_or_default();
+        }
         let write = || -> io::Result<()> {
             let mut temporary = path.as_os_str().to_owned();
             temporary.push(".new");
             let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec(state)?)?;
+            file.write_all(&serde_json::to_vec(&state)?)?;
             // The name must not change before the content is there.
             file.sync_all()?;
             fs::rename(&temporary, path)
@@ -201,27 +257,37 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let list = folder.path().join("list");
         fs::write(&list, "first\nsecond\nthird\n").expect("writable");
-        let journal = Journal::new(None, &Source::File(list.clone()));
+        let source = Source::File(list.clone());
+        // Each run has a journal of its own.
+        let run = |purpose: &str| Journal::new(path_of(None, &source), &source, purpose);
+        let journal = run("as ever");
         assert_eq!(journal.load(false).expect("none yet").offset, 0);
 
         let mut state = journal.load(false).expect("none yet");
+        state.passed(&line("first", 0));
+        journal.save(&state).expect("saved");
         state.passed(&line("second", 6));
         journal.save(&state).expect("saved");
-        assert_eq!(journal.load(false).expect("the same list"), state);
+        let journal = run("as ever");
+        let loaded = journal.load(false).expect("the same list");
+        assert_eq!((loaded.offset, loaded.mark.as_str()), (13, "second"));
+        journal.save(&loaded).expect("saved again");
+        let refused = run("into another namespace").load(false).expect_err("another purpose");
+        assert!(refused.message.contains("other options"), "{}", refused.message);
         assert_eq!(journal.load(true).expect("restarted").offset, 0);
 
         fs::write(&list, "first\nsecond\nthird\nfourth\n").expect("writable");
-        assert_eq!(journal.load(false).expect("a list may grow").offset, 13);
-        fs::write(&list, "first\nthird\nsecond\n").expect("writable");
-        assert!(
-            journal
-                .load(false)
-                .expect_err("another list")
-                .message
-                .contains("is not the list")
-        );
-        fs::write(&list, "short").expect("writable");
-        assert!(journal.load(false).is_err());
+        assert_eq!(run("as ever").load(false).expect("a list may grow").offset, 13);
+        // Also one of lines of the same length, whose last is the same.
+        for other in ["first\nthird\nsecond\n", "f1rst\nsecond\nthird\n", "short"] {
+            fs::write(&list, other).expect("writable");
+            let refused = run("as ever").load(false).expect_err("another list");
+            assert!(
+                refused.message.contains("is not the list"),
+                "{other:?}: {}",
+                refused.message
+            );
+        }
 
         fs::write(journal.path().expect("beside the list"), "{").expect("writable");
         assert!(

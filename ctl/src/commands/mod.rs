@@ -5,6 +5,7 @@ mod add;
 mod bytes;
 mod cluster;
 mod export;
+mod files;
 mod get;
 mod import;
 mod import_from;

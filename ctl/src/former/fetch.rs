@@ -249,6 +249,11 @@ pub fn keep_daemons(list: &Path, daemons: &BTreeMap<String, String>) -> Result<(
     fs::write(&path, text).map_err(|error| Failure::local(format!("can't write {}: {error}", path.display())))
 }
 
+/// Whether this program read that list: what it kept of the peers is beside it.
+pub fn has_daemons(list: &Path) -> bool {
+    daemons_of(list).exists()
+}
+
 /// What was kept; nothing when there is no such file.
 pub fn kept_daemons(list: &Path) -> Result<BTreeMap<String, String>, Failure> {
     let path = daemons_of(list);

@@ -178,10 +178,11 @@ impl Rules {
             return Ok(Taken::Expired);
         }
         let mode = match (line.max_depth, line.mode.as_str()) {
+            // The root of sharded content was never pinned itself, so what is said of its depth (it is 0) and mode means
+            // nothing: all below it is what was wanted.
+            _ if !is_whole => PinMode::Recursive,
             (Some(0), _) | (None, "direct") => PinMode::Direct,
             (Some(-1) | None, _) => PinMode::Recursive,
-            // The root of sharded content says how deep its list of shards is.
-            (Some(_), _) if !is_whole => PinMode::Recursive,
             (Some(depth), _) => {
                 return Err(format!(
                     "max_depth {depth}: only -1 (recursive) and 0 (direct) can be taken over"
@@ -384,7 +385,14 @@ mod tests {
         let take = |line: &str| rules.take(line, &Spec::default(), NOW).expect("understood");
         assert_eq!(take(&line("shard-pin", 1)), Taken::Part);
         assert_eq!(take(&line("clusterdag-pin", 0)), Taken::Part);
-        assert!(matches!(take(&line("meta-pin", -1)), Taken::Pin(_)));
+        // The reference writes a depth of 0, and means nothing by it.
+        for (depth, mode) in [(-1, "recursive"), (0, "recursive"), (0, "direct"), (1, "recursive")] {
+            let meta = line("meta-pin", depth).replace(r#""type""#, &format!(r#""mode":"{mode}","type""#));
+            let Taken::Pin(item) = take(&meta) else {
+                panic!("{meta}");
+            };
+            assert_eq!(item.options.expect("options").mode(), v1::PinMode::Recursive, "{meta}");
+        }
     }
 
     #[test]

@@ -144,6 +144,19 @@ fn every_difference_is_found() {
     let different = json!({"cid": cid(4), "differences": [{"field": "name", "was": "pin 4", "is": "another"}]});
     assert!(written.contains(&different), "{written:?}");
     assert!(written.contains(&json!({"cid": cid(3), "differences": null})));
+
+    // No file that is there is emptied, least of all the list.
+    let list = fs::read_to_string(scene.at("pins.jsonl")).expect("the list");
+    scene
+        .import(&["--verify-only", "--differences", "differences"])
+        .expect(2)
+        .says("there already");
+    for option in ["--differences", "--rejects", "--journal"] {
+        for name in ["pins.jsonl", "./pins.jsonl"] {
+            scene.import(&[option, name]).expect(2).says("names the list itself");
+        }
+    }
+    assert_eq!(fs::read_to_string(scene.at("pins.jsonl")).expect("the list"), list);
 }
 
 #[test]
@@ -256,6 +269,28 @@ fn a_list_that_broke_off_is_not_taken_for_a_whole_one() {
             .all(|head| head.to_lowercase().contains(&shown.to_lowercase())),
         "{heads:?}"
     );
-    // The cluster is gone; its list is not.
-    scene.run(&import).expect(0).says("is there already");
+    // An import that is done is no reason to take the old list for what the cluster has now.
+    scene.run(&import).expect(5).says("takes it from there");
+    scene
+        .run(&["import", "--from", "ipfs-cluster", "list"])
+        .expect(0)
+        .says("5 as they were");
+    // One that goes on does so with its list.
+    let (url, served) = old_cluster(vec![answer("", ""), answer(&lines(3), "")]);
+    let anew = [
+        "import",
+        "--from",
+        "ipfs-cluster",
+        "--from-url",
+        &url,
+        "--list",
+        "list",
+        "--verify-only",
+    ];
+    scene.run(&anew).expect(0).says("3 as they were");
+    served.join().expect("served");
+    // What is not its own it does not replace.
+    fs::write(scene.at("mine"), "mine").expect("written");
+    let mine = ["import", "--from", "ipfs-cluster", "--from-url", &url, "--list", "mine"];
+    scene.run(&mine).expect(2).says("was not read from a cluster");
 }

@@ -27,8 +27,8 @@ pub use invariants::check_invariants;
 pub use members::{FIRST_RAFT_ID, NODES_MAX, PEERS_MAX, TOKENS_MAX, check_admission};
 pub use memory::MemoryKv;
 pub use read::{
-    changes_after, find_node, header, kept, next_expiry, node, nodes, nodes_of_peer, peer, peers, pin, pin_under,
-    pins_of, placement,
+    changes_after, find_node, header, is_wanted, kept, next_expiry, node, nodes, nodes_of_peer, peer, peers, pin,
+    pin_under, pins_of, placement,
 };
 pub use records::{Change, ChangeKind, Header, Settings, Unsettled};
 pub use requests::{REQUESTS_KEPT_FOR, REQUESTS_KEPT_MAX};

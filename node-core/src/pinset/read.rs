@@ -1,5 +1,7 @@
 //! Lookups in the state.
 
+use std::collections::BTreeSet;
+
 use super::codec;
 use super::keys;
 use super::records::{Change, Header};
@@ -55,6 +57,34 @@ pub fn kept(kv: &dyn KvRead, after: Option<&(Cid, Cid)>, limit: usize) -> Result
         failed.is_none() && found.len() < limit
     })?;
     failed.map_or(Ok(found), Err)
+}
+
+/// Most CIDs that [`is_wanted`] looks at. Longer chains of replacements are taken to be wanted, until their ends go.
+const WANTED_LOOKS: usize = 1_000;
+
+/// Whether somebody wants a CID, or what has replaced it since: it has a pin, or from it, along what was replaced by what, one
+/// that has a pin is reached. Two that have replaced each other keep each other, and are wanted no more once both have no pin.
+pub fn is_wanted(kv: &dyn KvRead, cid: &Cid) -> Result<bool, KvError> {
+    let (mut seen, mut open) = (BTreeSet::from([*cid]), vec![*cid]);
+    while let Some(cid) = open.pop() {
+        let prefix = keys::cid(&cid);
+        let mut has_pin = false;
+        kv.scan(
+            Table::CidPins,
+            &prefix,
+            keys::after_prefix(&prefix).as_deref(),
+            &mut |_, _| {
+                has_pin = true;
+                false
+            },
+        )?;
+        if has_pin || seen.len() > WANTED_LOOKS {
+            return Ok(true);
+        }
+        let by = collect(kv, Table::Kept, &prefix, |key, _| Ok(keys::read_kept(key)?.1))?;
+        open.extend(by.into_iter().filter(|by| seen.insert(*by)));
+    }
+    Ok(false)
 }
 
 /// Where a CID is held.

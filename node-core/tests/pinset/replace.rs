@@ -121,3 +121,46 @@ fn replacing_by_what_is_there_already_removes_the_old_pin() {
     assert_eq!(pinset::kept(&machine.kv, None, 9), Ok(vec![(cid(1), cid(2))]));
     check_invariants(&machine.kv).expect("holds");
 }
+
+/// Two that have replaced each other keep each other; nobody wants them once both have no pin.
+#[test]
+fn what_nobody_wants_any_more_is_not_waited_for() {
+    let mut machine = Machine::new(2);
+    machine.pin(key("", 1, ""), replicas(1, 1));
+    let replace = |machine: &mut Machine, from: u8, to: u8| {
+        let mut op = machine.put(key("", to, ""), replicas(1, 1));
+        if let Op::PutPin {
+            from: source,
+            unpin_from,
+            ..
+        } = &mut op
+        {
+            *source = Some(key("", from, ""));
+            *unpin_from = true;
+        }
+        assert!(outcome(&machine.one(op)).is_some());
+    };
+    let wanted = |machine: &Machine, number: u8| pinset::is_wanted(&machine.kv, &cid(number)).expect("memory");
+    replace(&mut machine, 1, 2);
+    replace(&mut machine, 2, 3);
+    replace(&mut machine, 3, 1);
+    for number in 1..=3 {
+        assert!(
+            wanted(&machine, number),
+            "{number}: the pin of 1 is at the end of its chain"
+        );
+    }
+    assert!(!wanted(&machine, 4));
+    machine.one(Op::RemovePin { key: key("", 1, "") });
+    for number in 1..=3 {
+        assert!(!wanted(&machine, number), "{number}");
+    }
+    for (kept, by) in pinset::kept(&machine.kv, None, 10).expect("memory") {
+        machine.one(Op::Release { cid: kept, by });
+    }
+    for number in 1..=3 {
+        let placement = pinset::placement(&machine.kv, &cid(number));
+        assert_eq!(placement, Ok(None), "{number}");
+    }
+    check_invariants(&machine.kv).expect("holds");
+}

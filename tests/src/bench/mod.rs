@@ -19,7 +19,7 @@ pub mod rest;
 mod rows;
 mod storage_node;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use report::{Report, Row};
@@ -76,6 +76,41 @@ pub const REFERENCE: &str = "IPFS Cluster";
 
 /// Measures, telling on stderr how it goes. What was measured before an error is in the report.
 pub async fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> {
+    beside_the_machine(options, report, async |folder, report| {
+        let reference = if options.against_ipfs_cluster {
+            Some(reference::measure(options, folder).await?)
+        } else {
+            None
+        };
+        report.reference_ran = reference.is_some();
+        let reference = reference.unwrap_or_default();
+        if options.wants("small") {
+            pinfleet::small(options, folder, &reference, report).await?;
+        }
+        if options.wants("large") {
+            pinfleet::large(options, folder, &reference, report).await?;
+        }
+        if options.wants("node") && !options.undriven {
+            storage_node::at_once(options, folder, report).await?;
+        }
+        if options.wants("kubo") && !options.undriven {
+            storage_node::kubo(options, folder, report).await?;
+        }
+        if options.wants("import") {
+            migration::import(options, folder, report).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Measures in a folder that is removed afterwards, between two looks at the machine: on a shared one the limit itself moves,
+/// and the figures lie between the two.
+async fn beside_the_machine(
+    options: &Options,
+    report: &mut Report,
+    measure: impl AsyncFnOnce(&Path, &mut Report) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let begun = Instant::now();
     report.pins = Some(options.pins);
     let scratch = tempfile::Builder::new()
@@ -83,29 +118,7 @@ pub async fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> {
         .tempdir_in(options.dir.clone().unwrap_or_else(std::env::temp_dir))?;
     tell("machine", "fsync rate and raw RocksDB");
     report.machine = machine::measure(scratch.path(), options.short)?;
-    let reference = if options.against_ipfs_cluster {
-        Some(reference::measure(options, scratch.path()).await?)
-    } else {
-        None
-    };
-    report.reference_ran = reference.is_some();
-    let reference = reference.unwrap_or_default();
-    if options.wants("small") {
-        pinfleet::small(options, scratch.path(), &reference, report).await?;
-    }
-    if options.wants("large") {
-        pinfleet::large(options, scratch.path(), &reference, report).await?;
-    }
-    if options.wants("node") && !options.undriven {
-        storage_node::at_once(options, scratch.path(), report).await?;
-    }
-    if options.wants("kubo") && !options.undriven {
-        storage_node::kubo(options, scratch.path(), report).await?;
-    }
-    if options.wants("import") {
-        migration::import(options, scratch.path(), report).await?;
-    }
-    // Again at the end: on a shared machine the limit itself moves, and the figures lie between the two.
+    measure(scratch.path(), report).await?;
     report.fsyncs_at_end = machine::fsync_rate(scratch.path(), Duration::from_secs(1))?;
     report.seconds = begun.elapsed().as_secs_f64();
     Ok(())

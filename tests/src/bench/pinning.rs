@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use cluster_proto::v1;
 use serde_json::Value;
 
-use super::machine::{self, Usage};
+use super::machine::Usage;
 use super::pinfleet::{cores, groups};
 use super::report::{Report, Row, Target, Unit};
 use super::storage_node::HELD_BACK;
@@ -43,19 +43,13 @@ const WARM_UP: usize = 20;
 
 /// Measures, telling on stderr how it goes. What was measured before an error is in the report.
 pub async fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    report.pins = Some(options.pins);
-    let scratch = tempfile::Builder::new()
-        .prefix("pinfleet-bench-")
-        .tempdir_in(options.dir.clone().unwrap_or_else(std::env::temp_dir))?;
-    tell("machine", "fsync rate and raw RocksDB");
-    report.machine = machine::measure(scratch.path(), options.short)?;
-    if options.wants("pages") {
-        pages(options, scratch.path(), report).await?;
-    }
-    report.fsyncs_at_end = machine::fsync_rate(scratch.path(), Duration::from_secs(1))?;
-    report.seconds = begun.elapsed().as_secs_f64();
-    Ok(())
+    super::beside_the_machine(options, report, async |folder, report| {
+        if options.wants("pages") {
+            pages(options, folder, report).await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 async fn pages(options: &Options, scratch: &Path, report: &mut Report) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use cluster_tests::fake_kubo::{Call, Fault, Rule};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
 use crate::{Bytes, bulk, reason};
@@ -315,6 +316,17 @@ async fn settings_drain_and_removal_of_nodes() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the server answers to a question about its services, as it is on the wire.
+async fn reflected(grpc: &mut tonic::client::Grpc<Channel>, question: Vec<u8>) -> anyhow::Result<String> {
+    grpc.ready().await?;
+    let ask = tokio_stream::once(question);
+    let path = PathAndQuery::from_static("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
+    let answer: tonic::Response<tonic::Streaming<Vec<u8>>> =
+        grpc.streaming(tonic::Request::new(ask), path, Bytes).await?;
+    let answer = answer.into_inner().next().await.context("an answer")??;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_every_grpc_server_has_and_what_is_measured() -> anyhow::Result<()> {
     let cluster = Cluster::three().await?;
@@ -331,16 +343,15 @@ async fn what_every_grpc_server_has_and_what_is_measured() -> anyhow::Result<()>
     let health: tonic::Response<Vec<u8>> = grpc.unary(tonic::Request::new(Vec::new()), path, Bytes).await?;
     // Field 1: SERVING.
     assert_eq!(health.into_inner(), [8, 1]);
-    grpc.ready().await?;
-    // Field 7: the list of services.
-    let ask = tokio_stream::once(vec![0x3A, 0x01, b'*']);
-    let path = PathAndQuery::from_static("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
-    let answer: tonic::Response<tonic::Streaming<Vec<u8>>> =
-        grpc.streaming(tonic::Request::new(ask), path, Bytes).await?;
-    let services = answer.into_inner().next().await.context("an answer")??;
-    let services = String::from_utf8_lossy(&services);
-    for service in ["pinfleet.v1.Pins", "pinfleet.v1.Cluster"] {
+    // Field 7: the list of services; field 4: the file in which a name stands.
+    let services = reflected(&mut grpc, vec![0x3A, 1, b'*']).await?;
+    for service in ["pinfleet.v1.Pins", "pinfleet.v1.Cluster", "grpc.health.v1.Health"] {
         ensure!(services.contains(service), "{services:?} lacks {service}");
+    }
+    for name in ["google.rpc.BadRequest", "google.rpc.ErrorInfo"] {
+        let question = [&[0x22, u8::try_from(name.len())?], name.as_bytes()].concat();
+        let file = reflected(&mut grpc, question).await?;
+        ensure!(file.contains("error_details.proto"), "{name}: {file:?}");
     }
     ensure!(
         !services.contains("pinfleet.peer"),

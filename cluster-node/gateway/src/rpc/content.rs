@@ -31,7 +31,8 @@ pub(super) async fn dag_import(
     arguments: Arguments,
     mut parts: Multipart,
 ) -> Result<Response, Failure> {
-    let pin_roots = flag(&arguments, "pin-roots", true)?;
+    // A file of which not all is there has no whole to pin.
+    let pin_roots = flag(&arguments, "pin-roots", !flag(&arguments, "local-only", false)?)?;
     let stats = flag(&arguments, "stats", false)?;
     let (mut blocks, mut block_bytes) = (0, 0);
     let mut roots: Vec<Cid> = Vec::new();

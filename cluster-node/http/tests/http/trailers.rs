@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::response::Response;
 use axum::routing::{get, post};
 use cluster_http::multipart::Parts;
-use cluster_http::{Failure, Limits, Query, Whole, ndjson};
+use cluster_http::{Failure, Limits, Query, Whole, ndjson, ndjson_pieces};
 use futures::stream::{self, StreamExt as _};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -20,6 +20,39 @@ async fn lines(query: Query, _: Whole) -> Response {
         .map(|text| Failure::new(StatusCode::IM_A_TEAPOT, text));
     let items = stream::iter(0..count).map(|n| Ok(json!({ "n": n })));
     ndjson(items.chain(stream::iter(error.map(Err::<Value, _>)))).await
+}
+
+/// `/pieces?n=30000&of=1000&error=text`: the same, so many at a time, with pieces between in which there is nothing. A number
+/// that is `bad` can't be written.
+async fn pieces(query: Query, _: Whole) -> Response {
+    let uint = |name| query.uint(name).expect("a number");
+    let (count, of, bad) = (uint("n").unwrap_or_default(), uint("of").unwrap_or(1), uint("bad"));
+    let error = query
+        .get("error")
+        .map(|text| Failure::new(StatusCode::IM_A_TEAPOT, text));
+    let pieces = (0..count)
+        .step_by(usize::try_from(of).expect("small"))
+        .flat_map(move |from| {
+            let numbers = from..(from + of).min(count);
+            let written = numbers.map(|n| Number { n, bad: bad == Some(n) });
+            [Ok(Vec::new()), Ok(written.collect())]
+        });
+    let pieces: Vec<Result<Vec<Number>, Failure>> = pieces.collect();
+    ndjson_pieces(stream::iter(pieces.into_iter().chain(error.map(Err)))).await
+}
+
+struct Number {
+    n: u64,
+    bad: bool,
+}
+
+impl serde::Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.bad {
+            true => Err(serde::ser::Error::custom("it can't be written")),
+            false => json!({ "n": self.n }).serialize(to),
+        }
+    }
 }
 
 /// Tells of each part when its head is there, and of each piece of its content.
@@ -41,6 +74,7 @@ async fn served() -> Served {
     };
     let router = Router::new()
         .route("/lines", get(lines).post(lines))
+        .route("/pieces", get(pieces))
         .route("/parts", post(echo))
         .route("/breaks", get(breaks));
     Served::rest(router, Limits::default()).await
@@ -79,6 +113,33 @@ async fn every_request_of_a_connection_gets_its_trailers_without_asking() {
         assert_eq!(answer.header("trailer"), Some("X-Stream-Error"));
         assert_eq!(answer.body, body);
         assert_eq!(answer.trailers, [trailers]);
+    }
+}
+
+#[tokio::test]
+async fn pieces_give_the_same_lines() {
+    let served = served().await;
+    let all = |count: u64| (0..count).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>();
+    for (query, body, trailer) in [
+        ("n=3&of=2", all(3), ""),
+        // Many frames in a piece, and many pieces in a frame.
+        ("n=30000&of=30000", all(30_000), ""),
+        ("n=30000&of=7", all(30_000), ""),
+        ("n=30000&of=9000&error=no+luck", all(30_000), "no luck"),
+        ("n=30000&of=9000&bad=20000", all(20_000), "it can't be written"),
+    ] {
+        let mut client = served.connect().await;
+        client
+            .say(format!("GET /pieces?{query} HTTP/1.1\r\nHost: x\r\n\r\n"))
+            .await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, 200, "{query}");
+        assert!(answer.body == body, "{query}: {} bytes", answer.body.len());
+        assert_eq!(answer.trailers, [format!("x-stream-error: {trailer}")], "{query}");
+    }
+    for (query, status) in [("n=0", 200), ("n=0&error=early", 418), ("n=3&bad=0", 500)] {
+        let ask = format!("GET /pieces?{query} HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(served.ask(&ask).await.status, status, "{query}");
     }
 }
 

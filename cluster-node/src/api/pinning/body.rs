@@ -8,7 +8,7 @@ use node_core::{Cid, Invalid, limits};
 use serde_json::{Map, Value};
 
 use super::super::rest::options::origin;
-use crate::api::failure::failure;
+use super::failures::failure;
 use crate::service::Error;
 
 /// Characters of a name.

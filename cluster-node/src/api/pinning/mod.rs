@@ -5,7 +5,7 @@
 //! | `routes.rs` | every path with its method, right, handler and description; the router and the document come from it |
 //! | `query.rs`, `body.rs` | what is asked: filters of a list, and pins |
 //! | `pins.rs` | the handlers |
-//! | `types.rs`, `delegates.rs`, `details.rs` | what is answered |
+//! | `types.rs`, `delegates.rs`, `details.rs`, `failures.rs` | what is answered |
 //! | `openapi.rs`, `schemas.rs` | `/openapi.json` |
 //!
 //! A credential sees the pins of its namespace, those made by other APIs too: their request ID is their CID, as with IPFS Cluster
@@ -15,6 +15,7 @@
 mod body;
 mod delegates;
 mod details;
+mod failures;
 mod openapi;
 mod pins;
 mod query;
@@ -30,9 +31,9 @@ use axum::response::Response;
 use cluster_http::Failure;
 use http::request::Parts;
 
-use super::failure::failure;
 use super::rest::TokenIssuer;
 use crate::service::{Pins, RequestName};
+use failures::failure;
 
 /// What all handlers share.
 pub struct Pinning {

@@ -30,19 +30,18 @@ fn made() -> Value {
             which are had with `before` = `created` of the last; it is exact up to a thousand, and a lower bound beyond.",
         bearer: "accessToken",
     };
-    routing::document(ROUTES, &about, schemas())
+    routing::document(ROUTES, &about, schemas(), operation)
 }
 
-/// One route as the document has it.
-pub fn operation(route: &Route) -> Value {
+fn operation(route: &Route) -> Value {
     let mut parameters = Vec::new();
     if route.path.ends_with("/{requestid}") {
         parameters.push(json!({ "name": "requestid", "in": "path", "required": true, "schema": request_id() }));
     }
-    if route.filtered {
+    if route.detail.filtered {
         parameters.extend(filters());
     }
-    if route.takes_pin {
+    if route.detail.takes_pin {
         parameters.push(json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
             "description": "Names the request: sent again within 24 hours, it is carried out once.",
@@ -55,7 +54,7 @@ pub fn operation(route: &Route) -> Value {
         "parameters": parameters,
         "responses": responses(route),
     });
-    if route.takes_pin {
+    if route.detail.takes_pin {
         operation["requestBody"] = json!({
             "required": true,
             "content": { "application/json": { "schema": reference("Pin") } },
@@ -68,7 +67,7 @@ pub fn operation(route: &Route) -> Value {
 }
 
 fn responses(route: &Route) -> Value {
-    let (status, schema) = route.answer;
+    let (status, schema) = route.detail.answer;
     let mut well = json!({ "description": "It was done." });
     if let Some(schema) = schema {
         well["content"] = json!({ "application/json": { "schema": reference(schema) } });

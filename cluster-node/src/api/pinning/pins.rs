@@ -10,16 +10,16 @@ use node_core::PinKey;
 
 use super::body::{self, Wanted};
 use super::delegates::Reach;
+use super::failures::{failure, of_list};
 use super::types::{PinResults, PinStatus, Token};
 use super::{Answer, Named, Pinning, query};
-use crate::api::failure::failure;
 use crate::service::{PinningView, PinningWish, WAIT_DEFAULT, request_slot};
 
 /// `GET /pins`
 pub async fn list(State(pinning): State<Arc<Pinning>>, principal: Principal, asked: Query) -> Answer {
     let (filter, limit) = query::read(&asked, principal.namespace)?;
     let page = pinning.pins.pinning_list(filter, limit, WAIT_DEFAULT).await;
-    let page = page.map_err(failure)?;
+    let page = page.map_err(of_list)?;
     let (names, reach) = (pinning.pins.names(), pinning.reach().await);
     Ok(json(&PinResults::of(page, &names, &reach)))
 }
@@ -86,7 +86,7 @@ fn wish(principal: &Principal, headers: &HeaderMap, sent: &Whole) -> Result<Pinn
         metadata,
     } = body::read(sent)?;
     let namespace = principal.namespace.clone();
-    let (slot, request_id) = request_slot(&namespace, body::idempotency_key(headers)?);
+    let (slot, request_id) = request_slot(&namespace, &cid, body::idempotency_key(headers)?);
     Ok(PinningWish {
         key: PinKey { namespace, cid, slot },
         name,

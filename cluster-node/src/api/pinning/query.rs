@@ -4,7 +4,7 @@ use cluster_http::{Failure, Query};
 use node_core::{Cid, Invalid, Namespace, PinningStatus};
 
 use super::body::{check_name, read_metadata};
-use crate::api::failure::failure;
+use super::failures::failure;
 use crate::service::{Match, NameFilter, PINNING_PAGE_MAX, PinningFilter};
 
 /// CIDs of one filter.
@@ -15,6 +15,8 @@ pub const LIMIT_DEFAULT: usize = 10;
 
 /// The filter of a list, and how many results are wanted of it. A parameter without a value counts as absent.
 pub fn read(query: &Query, namespace: Namespace) -> Result<(PinningFilter, usize), Failure> {
+    // One that was left out would make the list longer, and who empties what a list names would lose the rest.
+    query.well_formed()?;
     let filter = PinningFilter {
         cids: cids(query)?,
         name: name(query)?,
@@ -31,14 +33,20 @@ fn refused(field: &str, value: &str, remedy: impl Into<String>) -> Failure {
     failure(Invalid::new(field, value, remedy).into())
 }
 
-/// The values between commas, also of a parameter that comes more than once.
-fn values<'a>(query: &'a Query, key: &str) -> Vec<&'a str> {
+/// The values between commas, also of a parameter that comes more than once. Commas alone are no values, and no wish for all.
+fn values<'a>(query: &'a Query, key: &str) -> Result<Vec<&'a str>, Failure> {
     let values = query.all(key).flat_map(|text| text.split(','));
-    values.map(str::trim).filter(|value| !value.is_empty()).collect()
+    let values: Vec<&str> = values.map(str::trim).filter(|value| !value.is_empty()).collect();
+    match query.get(key).map(str::trim) {
+        Some(text) if !text.is_empty() && values.is_empty() => {
+            Err(refused(key, text, "give values with commas between them"))
+        }
+        _ => Ok(values),
+    }
 }
 
 fn cids(query: &Query) -> Result<Vec<Cid>, Failure> {
-    let given = values(query, "cid");
+    let given = values(query, "cid")?;
     let mut cids: Vec<Cid> = Vec::new();
     for text in &given {
         let cid = text
@@ -70,7 +78,7 @@ fn name(query: &Query) -> Result<Option<NameFilter>, Failure> {
 }
 
 fn statuses(query: &Query) -> Result<Vec<PinningStatus>, Failure> {
-    let given = values(query, "status");
+    let given = values(query, "status")?;
     if given.is_empty() {
         return Ok(vec![PinningStatus::Pinned]);
     }

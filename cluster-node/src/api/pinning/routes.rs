@@ -3,26 +3,17 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::routing::{MethodFilter, on};
 use cluster_http::Scope;
-use serde_json::Value;
 
-use super::super::routing::{self, Routed};
+use super::super::routing;
 use super::{Pinning, openapi, pins};
 
 /// One operation.
-pub struct Route {
-    /// In lower case, as the document has it.
-    pub method: &'static str,
-    /// As the router has it, and the document.
-    pub path: &'static str,
-    /// The right that it takes; none for what anybody may ask.
-    pub scope: Option<Scope>,
-    handler: fn() -> MethodRouter<Arc<Pinning>>,
-    /// Its name for programs that are made from the document.
-    pub id: &'static str,
-    /// What it does, in a sentence.
-    pub summary: &'static str,
+pub type Route = routing::Route<Pinning, Detail>;
+
+/// What a client has to know of it besides.
+pub struct Detail {
     /// It takes the filters of a list.
     pub filtered: bool,
     /// It takes a pin.
@@ -40,9 +31,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, pins::list),
         id: "listPins",
         summary: "Pins that all filters fit, the newest first. Without a status those that are `pinned`.",
-        filtered: true,
-        takes_pin: false,
-        answer: ("200", Some("PinResults")),
+        detail: Detail {
+            filtered: true,
+            takes_pin: false,
+            answer: ("200", Some("PinResults")),
+        },
     },
     Route {
         method: "post",
@@ -52,9 +45,11 @@ pub const ROUTES: &[Route] = &[
         id: "addPin",
         summary: "Pins a CID and all below it, under a request ID of its own. A repetition with the same `Idempotency-Key` is \
                   answered as the first.",
-        filtered: false,
-        takes_pin: true,
-        answer: ("202", Some("PinStatus")),
+        detail: Detail {
+            filtered: false,
+            takes_pin: true,
+            answer: ("202", Some("PinStatus")),
+        },
     },
     Route {
         method: "get",
@@ -63,9 +58,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, pins::get),
         id: "getPin",
         summary: "One pin and where it stands.",
-        filtered: false,
-        takes_pin: false,
-        answer: ("200", Some("PinStatus")),
+        detail: Detail {
+            filtered: false,
+            takes_pin: false,
+            answer: ("200", Some("PinStatus")),
+        },
     },
     Route {
         method: "post",
@@ -75,9 +72,11 @@ pub const ROUTES: &[Route] = &[
         id: "replacePin",
         summary: "Puts a pin in the place of another, whose content stays until the new one is pinned. A pin of the same CID is \
                   changed and keeps its request ID.",
-        filtered: false,
-        takes_pin: true,
-        answer: ("202", Some("PinStatus")),
+        detail: Detail {
+            filtered: false,
+            takes_pin: true,
+            answer: ("202", Some("PinStatus")),
+        },
     },
     Route {
         method: "delete",
@@ -86,9 +85,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::DELETE, pins::remove),
         id: "removePin",
         summary: "Removes a pin.",
-        filtered: false,
-        takes_pin: false,
-        answer: ("202", None),
+        detail: Detail {
+            filtered: false,
+            takes_pin: false,
+            answer: ("202", None),
+        },
     },
     Route {
         method: "post",
@@ -97,9 +98,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, pins::token),
         id: "token",
         summary: "A bearer token for who has credentials.",
-        filtered: false,
-        takes_pin: false,
-        answer: ("200", Some("Token")),
+        detail: Detail {
+            filtered: false,
+            takes_pin: false,
+            answer: ("200", Some("Token")),
+        },
     },
     Route {
         method: "get",
@@ -108,9 +111,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, pins::alive),
         id: "health",
         summary: "Whether the peer answers. Open to all.",
-        filtered: false,
-        takes_pin: false,
-        answer: ("204", None),
+        detail: Detail {
+            filtered: false,
+            takes_pin: false,
+            answer: ("204", None),
+        },
     },
     Route {
         method: "get",
@@ -119,39 +124,17 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, openapi::document),
         id: "openapi",
         summary: "This document.",
-        filtered: false,
-        takes_pin: false,
-        answer: ("200", Some("Document")),
+        detail: Detail {
+            filtered: false,
+            takes_pin: false,
+            answer: ("200", Some("Document")),
+        },
     },
 ];
 
 /// The router of all routes.
 pub fn router(pinning: Arc<Pinning>) -> Router {
     routing::router(ROUTES).with_state(pinning)
-}
-
-impl Routed for Route {
-    type State = Pinning;
-
-    fn method(&self) -> &'static str {
-        self.method
-    }
-
-    fn path(&self) -> &'static str {
-        self.path
-    }
-
-    fn scope(&self) -> Option<Scope> {
-        self.scope
-    }
-
-    fn handler(&self) -> MethodRouter<Arc<Pinning>> {
-        (self.handler)()
-    }
-
-    fn operation(&self) -> Value {
-        openapi::operation(self)
-    }
 }
 
 #[cfg(test)]

@@ -44,10 +44,13 @@ impl Call {
             .and_then(|kind| kind.to_str().ok());
         if arguments.is_empty() && content_type.is_some_and(|kind| kind.starts_with("multipart/")) {
             let mut parts = Parts::new(&self.headers, body, &Limits::default())?;
-            while parts.next().await?.is_some() {
-                let text = parts.text(BODY_BYTES_MAX).await?;
+            let mut left = BODY_BYTES_MAX;
+            while arguments.len() <= ARGUMENTS_MAX && parts.next().await?.is_some() {
+                // All parts together: what is kept is bounded however many there are.
+                let text = parts.text(left).await?;
+                left -= text.len();
                 let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-                arguments.extend(lines.map(str::to_owned));
+                arguments.extend(lines.take(ARGUMENTS_MAX + 1).map(str::to_owned));
             }
         }
         match arguments.len() {

@@ -61,6 +61,13 @@ impl Page {
     }
 }
 
+/// Takes away what the node would tell a page by: the call was judged here, and the node knows origins of its own address only.
+pub fn hide_page(headers: &mut HeaderMap) {
+    for name in [header::ORIGIN, header::REFERER, header::USER_AGENT] {
+        headers.remove(name);
+    }
+}
+
 /// The origin of a page's address.
 fn of_referer(referer: &HeaderValue) -> Option<HeaderValue> {
     let text = referer.to_str().ok()?;

@@ -164,7 +164,13 @@ async fn handle(
     if let Err(failure) = principal.require(scope) {
         return answer::as_kubo(failure).into_response();
     }
-    if act == Act::Pass {
+    if act == Act::Blocks {
+        match put::unpinned(&parts.uri, &query) {
+            Ok(uri) => parts.uri = uri,
+            Err(failure) => return answer::as_kubo(failure).into_response(),
+        }
+    }
+    if matches!(act, Act::Pass | Act::Blocks) {
         return proxy.passed(parts, body, remote, &page).await;
     }
     let allowed = proxy.allows(&page, &path).await;
@@ -203,7 +209,7 @@ impl Proxy {
             Act::RepoStat => self.repo_stat(&call).await,
             Act::RepoGc => self.repo_gc(&call).await,
             // What is passed on was passed on before.
-            Act::Pass => Err(Failure::not_found("404 page not found")),
+            Act::Pass | Act::Blocks => Err(Failure::not_found("404 page not found")),
         }
     }
 
@@ -212,8 +218,7 @@ impl Proxy {
         let own = page.own().cloned();
         if own.is_some() {
             // Allowed here, so the node is not asked: it knows origins of its own address only.
-            parts.headers.remove(header::ORIGIN);
-            parts.headers.remove(header::REFERER);
+            guard::hide_page(&mut parts.headers);
         }
         let passed = self.pass(parts, body, Some(remote), page).await;
         let mut response = passed.unwrap_or_else(|failure| answer::as_kubo(failure).into_response());

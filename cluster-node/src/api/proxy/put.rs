@@ -7,19 +7,20 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use async_stream::try_stream;
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::response::Response;
 use bytes::BytesMut;
 use cluster_http::multipart::{PartKind, Parts};
-use cluster_http::{Failure, ndjson};
+use cluster_http::{Failure, Query, STREAM_ERROR, ndjson};
 use futures::{Stream, StreamExt as _};
 use http::Extensions;
 use http::request::Parts as Head;
+use http_body_util::BodyExt as _;
 use node_core::{Cid, NodeId, PinMode, PinOptions};
 use serde_json::{Value, json};
 
 use super::add::limits;
-use super::guard::Page;
+use super::guard::{self, Page};
 use super::{Answer, Arc, Call, Proxy};
 use crate::api::failure::failure;
 use crate::service::{AddWish, Format, WAIT_DEFAULT};
@@ -37,15 +38,14 @@ impl Proxy {
     pub(super) async fn put(self: &Arc<Self>, call: &Call, mut head: Head, body: Body) -> Answer {
         let upstream = self.upstream().await?;
         head.headers = call.headers.clone();
-        head.uri = without_pin(&head.uri)?;
+        head.uri = without(&head.uri, "pin")?;
         // Pages were judged before: the cluster's call is not to fail for what the node makes of them.
-        head.headers.remove(http::header::ORIGIN);
-        head.headers.remove(http::header::REFERER);
+        guard::hide_page(&mut head.headers);
         let answer = self.pass_to(&upstream, head, body, None, &Page::None).await?;
         if !answer.status().is_success() {
             return Ok(answer);
         }
-        let lines = lines(answer.into_body().into_data_stream());
+        let lines = lines(answer.into_body());
         let (proxy, node) = (self.clone(), upstream.node());
         let call = Arc::new(Call {
             principal: call.principal.clone(),
@@ -144,12 +144,23 @@ impl Proxy {
     }
 }
 
-/// The same target, by which the node pins nothing.
-fn without_pin(uri: &http::Uri) -> Result<http::Uri, Failure> {
+/// The target of a call that only takes blocks in, by which the node pins nothing: one that does not know `local-only` would
+/// pin what is not the cluster's, and never let go of it.
+pub fn unpinned(uri: &http::Uri, query: &Query) -> Result<http::Uri, Failure> {
+    if let Ok(Some(true)) = query.bool("pin-roots") {
+        return Err(Failure::bad(
+            "local-only implies pin-roots=false and cannot be combined with pin-roots=true; drop one of them",
+        ));
+    }
+    without(uri, "pin-roots")
+}
+
+/// The same target with this flag off.
+fn without(uri: &http::Uri, flag: &str) -> Result<http::Uri, Failure> {
     let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-    let kept = pairs.filter(|(key, _)| key != "pin");
+    let kept = pairs.filter(|(key, _)| key != flag);
     let mut query = form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(kept).append_pair("pin", "false");
+    query.extend_pairs(kept).append_pair(flag, "false");
     let target = format!("{}?{}", uri.path(), query.finish());
     target.parse().map_err(|_| Failure::bad("the query can't be passed on"))
 }
@@ -160,11 +171,11 @@ struct Line {
     failed: Option<String>,
 }
 
-/// The lines of an answer.
-pub fn lines(mut data: BodyDataStream) -> Pin<Box<dyn Stream<Item = Result<Value, Failure>> + Send>> {
+/// The lines of an answer. One that says in its trailer that it failed behind them ends with that.
+pub fn lines(mut body: Body) -> Pin<Box<dyn Stream<Item = Result<Value, Failure>> + Send>> {
     Box::pin(try_stream! {
         let mut buffer = BytesMut::new();
-        let mut ended = false;
+        let (mut ended, mut failed) = (false, None);
         loop {
             if let Some(at) = memchr::memchr(b'\n', &buffer) {
                 let line = buffer.split_to(at + 1);
@@ -177,18 +188,31 @@ pub fn lines(mut data: BodyDataStream) -> Pin<Box<dyn Stream<Item = Result<Value
                 if !buffer.trim_ascii().is_empty() {
                     yield read(&buffer)?;
                 }
+                if let Some(words) = failed {
+                    Err(Failure::internal(words))?;
+                }
                 break;
             }
             if buffer.len() > LINE_BYTES_MAX {
                 Err(Failure::internal("the node's answer has a line that is too long"))?;
             }
-            match data.next().await {
-                Some(Ok(piece)) => buffer.extend_from_slice(&piece),
+            match body.frame().await {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(piece) => buffer.extend_from_slice(&piece),
+                    Err(frame) => failed = frame.trailers_ref().and_then(told_failure),
+                },
                 Some(Err(error)) => Err(Failure::internal(format!("the node's answer broke off: {error}")))?,
                 None => ended = true,
             }
         }
     })
+}
+
+/// What a trailer says of why there are no more lines.
+fn told_failure(trailers: &http::HeaderMap) -> Option<String> {
+    let words = trailers.get(STREAM_ERROR)?;
+    let words = String::from_utf8_lossy(words.as_bytes()).trim().to_owned();
+    (!words.is_empty()).then_some(words)
 }
 
 fn read(line: &[u8]) -> Result<Value, Failure> {
@@ -251,7 +275,7 @@ mod tests {
             ),
             ("/api/v0/dag/put", "/api/v0/dag/put?pin=false"),
         ] {
-            let uri = without_pin(&target.parse().expect("a target")).expect("a target");
+            let uri = without(&target.parse().expect("a target"), "pin").expect("a target");
             assert_eq!(uri.to_string(), told);
         }
     }
@@ -260,7 +284,7 @@ mod tests {
     async fn lines_are_read_however_they_come() {
         let of = |pieces: &[&'static str]| {
             let pieces: Vec<Result<&str, std::io::Error>> = pieces.iter().map(|piece| Ok(*piece)).collect();
-            lines(Body::from_stream(futures::stream::iter(pieces)).into_data_stream()).collect::<Vec<_>>()
+            lines(Body::from_stream(futures::stream::iter(pieces))).collect::<Vec<_>>()
         };
         let read = of(&["{\"Ke", "y\":\"a\"}\n\n{\"Key\":", "\"b\"}"]).await;
         assert_eq!(read, [Ok(json!({ "Key": "a" })), Ok(json!({ "Key": "b" }))]);
@@ -271,6 +295,18 @@ mod tests {
         ] {
             let read = of(broken).await;
             assert!(matches!(&read[..], [Err(_)]), "{read:?}");
+        }
+    }
+    #[tokio::test]
+    async fn what_failed_behind_the_lines_is_told() {
+        for (trailer, words) in [("", None), ("the block is too big", Some("the block is too big"))] {
+            let trailers = http::HeaderMap::from_iter([(STREAM_ERROR, http::HeaderValue::from_static(trailer))]);
+            let body = http_body_util::Full::<bytes::Bytes>::from("{\"Key\":\"a\"}\n");
+            let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
+            let read = lines(Body::new(body)).collect::<Vec<_>>().await;
+            let mut expected = vec![Ok(json!({ "Key": "a" }))];
+            expected.extend(words.map(|words| Err(Failure::internal(words))));
+            assert_eq!(read, expected);
         }
     }
 }

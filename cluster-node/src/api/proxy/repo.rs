@@ -24,6 +24,12 @@ const ASKED_AT_ONCE: usize = 32;
 /// How long a node may take to say how full it is.
 const STAT_TIME: Duration = Duration::from_secs(8);
 
+/// Bytes of errors that are told at the end.
+const ERRORS_BYTES: usize = 4 * 1024;
+
+/// A key that went, or why one did not.
+type Gone = Result<Value, String>;
+
 /// Kubo's word for no limit: the largest number.
 const NO_LIMIT: u64 = u64::MAX;
 
@@ -94,11 +100,12 @@ impl Proxy {
             for node in nodes {
                 let mut keys = Box::pin(proxy.clone().collect(node.clone()));
                 while let Some(key) = keys.next().await {
+                    let key = key.unwrap_or_else(|failure| Err(failure.message));
                     let line = match key {
                         Ok(key) => Collected { key: Some(key), error: String::new() },
-                        Err(failure) => {
-                            let words = format!("{}: {}", node.name, failure.message);
-                            if !stream_errors {
+                        Err(words) => {
+                            let words = format!("{}: {words}", node.name);
+                            if !stream_errors && errors.len() < ERRORS_BYTES {
                                 errors.push_str(&words);
                                 errors.push_str("; ");
                             }
@@ -123,8 +130,8 @@ impl Proxy {
         Ok(response)
     }
 
-    /// The keys that go from one node.
-    fn collect(self: Arc<Self>, node: StorageNode) -> impl futures::Stream<Item = Result<Value, Failure>> + Send {
+    /// The keys that go from one node, and what is said of those that can't go; behind them it goes on.
+    fn collect(self: Arc<Self>, node: StorageNode) -> impl futures::Stream<Item = Result<Gone, Failure>> + Send {
         try_stream! {
             if is_embedded(&node) {
                 self.collect_embedded(&node).await?;
@@ -148,12 +155,12 @@ impl Proxy {
                 Err(Failure::internal(format!("the daemon answers {}", answer.status())))?;
                 return;
             }
-            let mut lines = super::put::lines(answer.into_body().into_data_stream());
+            let mut lines = super::put::lines(answer.into_body());
             while let Some(line) = lines.next().await {
                 let line = line?;
                 match line["Error"].as_str() {
-                    Some(words) if !words.is_empty() => Err(Failure::internal(words))?,
-                    _ => yield line["Key"].clone(),
+                    Some(words) if !words.is_empty() => yield Err(words.to_owned()),
+                    _ => yield Ok(line["Key"].clone()),
                 }
             }
         }

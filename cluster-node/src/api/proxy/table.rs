@@ -62,6 +62,9 @@ const READS: &[&str] = &[
     "version",
 ];
 
+/// Calls that are turned into those of the cluster and take no argument in the path.
+const TURNED: [&str; 6] = ["add", "block/put", "dag/import", "dag/put", "repo/gc", "repo/stat"];
+
 /// What is done with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
@@ -75,6 +78,8 @@ pub enum Act {
     BlockPut,
     DagPut,
     DagImport,
+    /// The node takes blocks in, of which it is to pin none.
+    Blocks,
     /// It is the node's.
     Pass,
 }
@@ -111,6 +116,11 @@ pub fn look(path: &str, query: &Query) -> Look {
             return Look { act, scope, argument };
         }
     }
+    // Kubo takes what follows a call in the path for an argument of it, so it is this call all the same.
+    let call = TURNED
+        .into_iter()
+        .find(|name| call.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')))
+        .unwrap_or(call);
     let is = |key, default| is(query, key, default);
     match call {
         "add" => with(Act::Add, Scope::Pin),
@@ -118,8 +128,9 @@ pub fn look(path: &str, query: &Query) -> Look {
         "repo/gc" => with(Act::RepoGc, Scope::Admin),
         "block/put" if is("pin", false) => with(Act::BlockPut, Scope::Pin),
         "dag/put" if is("pin", false) => with(Act::DagPut, Scope::Pin),
-        "dag/import" if is("pin-roots", true) && !is("local-only", false) => with(Act::DagImport, Scope::Pin),
-        "block/put" | "dag/put" | "dag/import" => with(Act::Pass, Scope::Pin),
+        "dag/import" if is("pin-roots", true) && !is_on(query, "local-only") => with(Act::DagImport, Scope::Pin),
+        "block/put" | "dag/put" => with(Act::Pass, Scope::Pin),
+        "dag/import" => with(Act::Blocks, Scope::Pin),
         call if READS.contains(&call) => with(Act::Pass, Scope::Read),
         _ => with(Act::Pass, Scope::Admin),
     }
@@ -142,6 +153,11 @@ fn is(query: &Query, key: &str, default: bool) -> bool {
         // Whatever it is, it is not to go past the cluster.
         Err(_) => true,
     }
+}
+
+/// Whether a flag that takes a call past the cluster is on, beyond doubt.
+fn is_on(query: &Query, key: &str) -> bool {
+    query.bool(key).is_ok() && is(query, key, false)
 }
 
 #[cfg(test)]
@@ -177,6 +193,21 @@ mod tests {
             ("/api/v0/dag/put?pin=", Act::DagPut, Scope::Pin, None),
             ("/api/v0/dag/put?pin=perhaps", Act::DagPut, Scope::Pin, None),
             ("/api/v0/dag/import", Act::DagImport, Scope::Pin, None),
+            (
+                "/api/v0/dag/import?local-only=perhaps",
+                Act::DagImport,
+                Scope::Pin,
+                None,
+            ),
+            ("/api/v0/dag/import?local-only=false", Act::DagImport, Scope::Pin, None),
+            ("/api/v0/dag/import?local-only=true", Act::Blocks, Scope::Pin, None),
+            ("/api/v0/dag/import?local-only", Act::Blocks, Scope::Pin, None),
+            ("/api/v0/dag/import?pin-roots=false", Act::Blocks, Scope::Pin, None),
+            // An argument in the path.
+            ("/api/v0/add/x", Act::Add, Scope::Pin, None),
+            ("/api/v0/block/put/x?pin=true", Act::BlockPut, Scope::Pin, None),
+            ("/api/v0/dag/import/x", Act::DagImport, Scope::Pin, None),
+            ("/api/v0/repo/gc/x", Act::RepoGc, Scope::Admin, None),
         ] {
             assert_eq!(seen(target), (act, scope, argument.map(str::to_owned)), "{target}");
         }
@@ -187,8 +218,6 @@ mod tests {
         for (target, scope) in [
             ("/api/v0/block/put", Scope::Pin),
             ("/api/v0/dag/put?pin=false", Scope::Pin),
-            ("/api/v0/dag/import?pin-roots=false", Scope::Pin),
-            ("/api/v0/dag/import?local-only=true", Scope::Pin),
             ("/api/v0/version", Scope::Read),
             ("/api/v0/cat", Scope::Read),
             ("/api/v0/files/rm", Scope::Admin),

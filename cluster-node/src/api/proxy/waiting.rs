@@ -76,6 +76,8 @@ fn lines(
 ) -> impl Stream<Item = Result<Line, Failure>> + Send {
     try_stream! {
         let _place = place;
+        // What is not there from here on was unpinned.
+        proxy.pins.reads.linearizable(WAIT_DEFAULT).await.map_err(failure)?;
         let mut left = cids.clone();
         // Of those that are held already.
         let mut held = (0_u64, 0_u64);
@@ -108,8 +110,7 @@ fn lines(
 async fn look(proxy: &Proxy, cid: Cid) -> Result<(bool, (u64, u64)), Failure> {
     let status = match proxy.pins.status(cid, false, WAIT_DEFAULT).await {
         Ok(status) => status,
-        // This peer has not applied the pin yet.
-        Err(error) if error.is_not_found() => return Ok((false, (0, 0))),
+        Err(error) if error.is_not_found() => return Err(unpinned(cid)),
         Err(error) => return Err(failure(error)),
     };
     let fetched = status.entries.iter().fold((0_u64, 0_u64), |(blocks, bytes), entry| {
@@ -118,9 +119,13 @@ async fn look(proxy: &Proxy, cid: Cid) -> Result<(bool, (u64, u64)), Failure> {
     match status.status {
         Status::Pinned => Ok((true, fetched)),
         Status::GaveUp => Err(given_up(&status)),
-        Status::Unpinning => Err(Failure::internal(format!("{cid} was unpinned meanwhile"))),
+        Status::Unpinning => Err(unpinned(cid)),
         _ => Ok((false, fetched)),
     }
+}
+
+fn unpinned(cid: Cid) -> Failure {
+    Failure::internal(format!("{cid} was unpinned meanwhile"))
 }
 
 fn given_up(status: &StatusView) -> Failure {

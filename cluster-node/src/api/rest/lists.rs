@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_stream::try_stream;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
-use cluster_http::{Failure, ndjson};
+use cluster_http::{Failure, ndjson, ndjson_pieces};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use http::{HeaderName, HeaderValue, header};
@@ -230,7 +230,7 @@ async fn answer<T: Serialize + Send + 'static>(
     cursor: String,
 ) -> Answer {
     let Some(limit) = limit else {
-        return Ok(ndjson(flat(list(cursor, 0)?)).await);
+        return Ok(ndjson_pieces(list(cursor, 0)?.map_ok(|piece| piece.items)).await);
     };
     let page = page(list, limit, cursor).await?;
     let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -27,20 +27,19 @@ fn made() -> Value {
             what goes wrong behind the first is told in the trailer `X-Stream-Error`.",
         bearer: "bearer",
     };
-    routing::document(ROUTES, &about, schemas())
+    routing::document(ROUTES, &about, schemas(), operation)
 }
 
-/// One route as the document has it.
-pub fn operation(route: &Route) -> Value {
+fn operation(route: &Route) -> Value {
     let mut parameters = path_parameters(route.path);
-    parameters.extend(route.query.iter().flat_map(|group| query_parameters(*group)));
+    parameters.extend(route.detail.query.iter().flat_map(|group| query_parameters(*group)));
     let mut operation = json!({
         "operationId": route.id,
         "summary": route.summary,
         "parameters": parameters,
         "responses": responses(route),
     });
-    if let Some(body) = route.body {
+    if let Some(body) = route.detail.body {
         operation["requestBody"] = request_body(body);
     }
     if let Some(scope) = route.scope {
@@ -67,7 +66,7 @@ fn request_body(body: Body) -> Value {
 }
 
 fn responses(route: &Route) -> Value {
-    let (status, content) = match route.answer {
+    let (status, content) = match route.detail.answer {
         Answered::Object(schema) => ("200", Some(json!({ "schema": reference(schema) }))),
         Answered::Array(schema) => {
             let schema = json!({ "type": "array", "items": reference(schema) });
@@ -81,8 +80,8 @@ fn responses(route: &Route) -> Value {
     if let Some(content) = content {
         well["content"] = json!({ "application/json": content });
     }
-    let lines = matches!(route.answer, Answered::Lines(_));
-    if lines && route.query.contains(&Group::Narrowed) {
+    let lines = matches!(route.detail.answer, Answered::Lines(_));
+    if lines && route.detail.query.contains(&Group::Narrowed) {
         well["headers"] = json!({ "X-Next-Cursor": {
             "description": "Where the next page begins, when `limit` was given and there may be one.",
             "schema": { "type": "string" },

@@ -145,11 +145,11 @@ impl View {
 impl Serialize for GlobalPinInfo {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let members = &self.view.members;
-        let allocations = self.allocations.iter().filter_map(|node| members.id_of(*node));
+        let allocations = self.allocations.iter().filter_map(|node| members.text_of(*node));
         let mut object = to.serialize_struct("GlobalPinInfo", 7)?;
         object.serialize_field("cid", &Text(&self.cid))?;
         object.serialize_field("name", &self.name)?;
-        object.serialize_field("allocations", &Texts(allocations.collect()))?;
+        object.serialize_field("allocations", &allocations.collect::<Vec<_>>())?;
         object.serialize_field("origins", &self.origins)?;
         object.serialize_field("created", &time::rfc3339(self.created))?;
         object.serialize_field("metadata", &self.metadata)?;
@@ -208,15 +208,6 @@ struct Text<'a, T>(&'a T);
 impl<T: std::fmt::Display> Serialize for Text<'_, T> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self.0)
-    }
-}
-
-/// Several as their texts.
-struct Texts(Vec<PeerId>);
-
-impl Serialize for Texts {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.0.iter().map(Text))
     }
 }
 

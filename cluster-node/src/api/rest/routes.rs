@@ -3,26 +3,17 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::routing::{MethodFilter, on};
 use cluster_http::Scope;
-use serde_json::Value;
 
-use super::super::routing::{self, Routed};
+use super::super::routing;
 use super::{Rest, add, gc, health, lists, openapi, peers, pins};
 
 /// One operation.
-pub struct Route {
-    /// In lower case, as the document has it.
-    pub method: &'static str,
-    /// As the router has it: `{name}` is a segment, `{*name}` all that follows.
-    pub path: &'static str,
-    /// The right that it takes; none for what anybody may ask.
-    pub scope: Option<Scope>,
-    handler: fn() -> MethodRouter<Arc<Rest>>,
-    /// Its name for programs that are made from the document.
-    pub id: &'static str,
-    /// What it does, in a sentence.
-    pub summary: &'static str,
+pub type Route = routing::Route<Rest, Detail>;
+
+/// What a client has to know of it besides.
+pub struct Detail {
     /// What may stand in its query, in groups.
     pub query: &'static [Group],
     /// What it takes.
@@ -79,9 +70,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, peers::id),
         id: "id",
         summary: "The peer that answers.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("ID"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("ID"),
+        },
     },
     Route {
         method: "get",
@@ -90,9 +83,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, peers::version),
         id: "version",
         summary: "The release of the API, and behind `+` what answers it.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("Version"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("Version"),
+        },
     },
     Route {
         method: "get",
@@ -101,9 +96,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, peers::list),
         id: "peers",
         summary: "All members: each storage node is one.",
-        query: &[],
-        body: None,
-        answer: Answered::Lines("ID"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Lines("ID"),
+        },
     },
     Route {
         method: "post",
@@ -112,9 +109,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, peers::add),
         id: "peerAdd",
         summary: "Answers who is a member already; others join with a token from `cluster-ctl peer join-token`.",
-        query: &[],
-        body: Some(Body::Object("PeerAdd")),
-        answer: Answered::Object("ID"),
+        detail: Detail {
+            query: &[],
+            body: Some(Body::Object("PeerAdd")),
+            answer: Answered::Object("ID"),
+        },
     },
     Route {
         method: "delete",
@@ -123,9 +122,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::DELETE, peers::remove),
         id: "peerRemove",
         summary: "Takes a peer out with all its nodes, or one of its further nodes.",
-        query: &[],
-        body: None,
-        answer: Answered::Nothing,
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Nothing,
+        },
     },
     Route {
         method: "post",
@@ -134,9 +135,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, add::add),
         id: "add",
         summary: "Adds content and pins it. One object for each file and directory, the root last.",
-        query: &[Group::Add, Group::Options],
-        body: Some(Body::Parts),
-        answer: Answered::Lines("AddedOutput"),
+        detail: Detail {
+            query: &[Group::Add, Group::Options],
+            body: Some(Body::Parts),
+            answer: Answered::Lines("AddedOutput"),
+        },
     },
     Route {
         method: "get",
@@ -145,9 +148,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, lists::allocations),
         id: "allocations",
         summary: "All pins as recorded.",
-        query: &[Group::Types, Group::Narrowed],
-        body: None,
-        answer: Answered::Lines("Pin"),
+        detail: Detail {
+            query: &[Group::Types, Group::Narrowed],
+            body: None,
+            answer: Answered::Lines("Pin"),
+        },
     },
     Route {
         method: "get",
@@ -156,9 +161,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, pins::allocation),
         id: "allocation",
         summary: "One pin as recorded.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("Pin"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("Pin"),
+        },
     },
     Route {
         method: "get",
@@ -167,9 +174,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, lists::statuses),
         id: "statusAll",
         summary: "Where all pins stand, or some CIDs.",
-        query: &[Group::Local, Group::Statuses, Group::Narrowed],
-        body: None,
-        answer: Answered::Lines("GlobalPinInfo"),
+        detail: Detail {
+            query: &[Group::Local, Group::Statuses, Group::Narrowed],
+            body: None,
+            answer: Answered::Lines("GlobalPinInfo"),
+        },
     },
     Route {
         method: "post",
@@ -178,9 +187,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, lists::recover),
         id: "recoverAll",
         summary: "Tries again what was given up or waits to be tried again, and tells of that.",
-        query: &[Group::Local],
-        body: None,
-        answer: Answered::Lines("GlobalPinInfo"),
+        detail: Detail {
+            query: &[Group::Local],
+            body: None,
+            answer: Answered::Lines("GlobalPinInfo"),
+        },
     },
     Route {
         method: "get",
@@ -189,9 +200,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, pins::status),
         id: "status",
         summary: "Where a CID stands; one that is not pinned is `unpinned` everywhere.",
-        query: &[Group::Local],
-        body: None,
-        answer: Answered::Object("GlobalPinInfo"),
+        detail: Detail {
+            query: &[Group::Local],
+            body: None,
+            answer: Answered::Object("GlobalPinInfo"),
+        },
     },
     Route {
         method: "post",
@@ -200,9 +213,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, pins::pin),
         id: "pin",
         summary: "Pins a CID.",
-        query: &[Group::Options],
-        body: None,
-        answer: Answered::Object("Pin"),
+        detail: Detail {
+            query: &[Group::Options],
+            body: None,
+            answer: Answered::Object("Pin"),
+        },
     },
     Route {
         method: "delete",
@@ -211,9 +226,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::DELETE, pins::unpin),
         id: "unpin",
         summary: "Unpins a CID and answers the pin as it was.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("Pin"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("Pin"),
+        },
     },
     Route {
         method: "post",
@@ -222,9 +239,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, pins::recover),
         id: "recover",
         summary: "Tries a CID again where it was given up or waits.",
-        query: &[Group::Local],
-        body: None,
-        answer: Answered::Object("GlobalPinInfo"),
+        detail: Detail {
+            query: &[Group::Local],
+            body: None,
+            answer: Answered::Object("GlobalPinInfo"),
+        },
     },
     Route {
         method: "post",
@@ -233,9 +252,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, pins::pin_path),
         id: "pinPath",
         summary: "Pins what a path leads to.",
-        query: &[Group::Options],
-        body: None,
-        answer: Answered::Object("Pin"),
+        detail: Detail {
+            query: &[Group::Options],
+            body: None,
+            answer: Answered::Object("Pin"),
+        },
     },
     Route {
         method: "delete",
@@ -244,9 +265,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::DELETE, pins::unpin_path),
         id: "unpinPath",
         summary: "Unpins what a path leads to.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("Pin"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("Pin"),
+        },
     },
     Route {
         method: "post",
@@ -255,9 +278,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, pins::pin_path),
         id: "pinIpldPath",
         summary: "Pins what a path leads to.",
-        query: &[Group::Options],
-        body: None,
-        answer: Answered::Object("Pin"),
+        detail: Detail {
+            query: &[Group::Options],
+            body: None,
+            answer: Answered::Object("Pin"),
+        },
     },
     Route {
         method: "delete",
@@ -266,9 +291,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::DELETE, pins::unpin_path),
         id: "unpinIpldPath",
         summary: "Unpins what a path leads to.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("Pin"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("Pin"),
+        },
     },
     Route {
         method: "post",
@@ -277,9 +304,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, pins::name),
         id: "pinName",
         summary: "Always refused: names are not resolved.",
-        query: &[Group::Options],
-        body: None,
-        answer: Answered::Object("Pin"),
+        detail: Detail {
+            query: &[Group::Options],
+            body: None,
+            answer: Answered::Object("Pin"),
+        },
     },
     Route {
         method: "delete",
@@ -288,9 +317,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::DELETE, pins::name),
         id: "unpinName",
         summary: "Always refused: names are not resolved.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("Pin"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("Pin"),
+        },
     },
     Route {
         method: "post",
@@ -299,9 +330,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, gc::collect),
         id: "repoGC",
         summary: "Collects garbage at the members, one after another. Kubo daemons collect by themselves, and say so.",
-        query: &[Group::Local],
-        body: None,
-        answer: Answered::Object("GlobalRepoGC"),
+        detail: Detail {
+            query: &[Group::Local],
+            body: None,
+            answer: Answered::Object("GlobalRepoGC"),
+        },
     },
     Route {
         method: "get",
@@ -310,9 +343,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, health::alive),
         id: "health",
         summary: "Whether the peer answers. Open to all.",
-        query: &[],
-        body: None,
-        answer: Answered::Nothing,
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Nothing,
+        },
     },
     Route {
         method: "get",
@@ -321,9 +356,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, health::graph),
         id: "connectGraph",
         summary: "Who reaches whom. Which nodes the IPFS daemons are connected to is not asked.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("ConnectGraph"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("ConnectGraph"),
+        },
     },
     Route {
         method: "get",
@@ -332,9 +369,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, health::alerts),
         id: "alerts",
         summary: "Members that do not answer, the newest first.",
-        query: &[],
-        body: None,
-        answer: Answered::Array("Alert"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Array("Alert"),
+        },
     },
     Route {
         method: "get",
@@ -343,9 +382,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, health::bandwidth),
         id: "bandwidth",
         summary: "Bytes by protocol, of the node inside this peer.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("BandwidthByProtocol"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("BandwidthByProtocol"),
+        },
     },
     Route {
         method: "get",
@@ -354,9 +395,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, health::names),
         id: "metricNames",
         summary: "The names of all metrics.",
-        query: &[],
-        body: None,
-        answer: Answered::Array("MetricName"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Array("MetricName"),
+        },
     },
     Route {
         method: "get",
@@ -365,9 +408,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, health::metrics),
         id: "metrics",
         summary: "What each member told last; nothing for a name that there is not.",
-        query: &[],
-        body: None,
-        answer: Answered::Array("Metric"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Array("Metric"),
+        },
     },
     Route {
         method: "post",
@@ -376,9 +421,11 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::POST, peers::token),
         id: "token",
         summary: "A bearer token for who has credentials.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("Token"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("Token"),
+        },
     },
     Route {
         method: "get",
@@ -387,39 +434,17 @@ pub const ROUTES: &[Route] = &[
         handler: || on(MethodFilter::GET, openapi::document),
         id: "openapi",
         summary: "This document.",
-        query: &[],
-        body: None,
-        answer: Answered::Object("Document"),
+        detail: Detail {
+            query: &[],
+            body: None,
+            answer: Answered::Object("Document"),
+        },
     },
 ];
 
 /// The router of all routes.
 pub fn router(rest: Arc<Rest>) -> Router {
     routing::router(ROUTES).with_state(rest)
-}
-
-impl Routed for Route {
-    type State = Rest;
-
-    fn method(&self) -> &'static str {
-        self.method
-    }
-
-    fn path(&self) -> &'static str {
-        self.path
-    }
-
-    fn scope(&self) -> Option<Scope> {
-        self.scope
-    }
-
-    fn handler(&self) -> MethodRouter<Arc<Rest>> {
-        (self.handler)()
-    }
-
-    fn operation(&self) -> Value {
-        openapi::operation(self)
-    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Pin {
     /// A pin as recorded.
     pub fn of(view: &PinView, members: &Members) -> Self {
         let options = &view.pin.options;
-        let id = |node: &node_core::NodeId| members.id_of(*node).map(|id| id.to_string());
+        let id = |node: &node_core::NodeId| members.text_of(*node).map(str::to_owned);
         let allocations = allocated(view.placement.as_ref()).iter().filter_map(id);
         Self {
             replication_factor_min: options.replication.min,

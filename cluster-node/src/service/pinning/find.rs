@@ -3,7 +3,7 @@
 //!
 //! | filter (the first that is given counts) | what is read |
 //! |---|---|
-//! | CIDs | all pins of these, at most ten times as many as a CID can have |
+//! | CIDs | all pins of these, at most [`LISTED_MAX`] |
 //! | a name as it is, metadata | the index of one of them: the shortest, if one of them is short |
 //! | else | the pins by time of creation |
 //!
@@ -18,6 +18,15 @@ use node_core::{Cid, Created, Namespace, Pin, PinKey, PinningStatus};
 
 /// Most results of one page.
 pub const PINNING_PAGE_MAX: usize = 1_000;
+
+/// Pins that are listed one by one, by their keys: as many as ten CIDs can have.
+pub const LISTED_MAX: usize = 10 * pinset::PINS_PER_CID_MAX as usize;
+
+/// Bytes of rows after which a step ends early: pins have up to 48 KiB, and most a few hundred bytes.
+const STEP_BYTES: usize = 4 << 20;
+
+/// Pins that are read at a time.
+const READ_TOGETHER: usize = 128;
 
 /// Rows of an index that are counted to find out whether it is the short one. Reading them costs less than a millisecond.
 const PROBED: usize = 1_000;
@@ -160,7 +169,7 @@ enum Source {
         texts: usize,
     },
     /// These, the newest last.
-    Listed(Vec<Pin>),
+    Listed(Vec<(Created, PinKey)>),
 }
 
 /// A walk from the newest to the oldest pin that a filter finds.
@@ -209,14 +218,14 @@ impl Finder {
         cids.sort_unstable();
         cids.dedup();
         for cid in &cids {
-            pins.extend(pins_of(kv, &filter, cid)?);
+            keys_of(kv, &filter, cid, &mut pins)?;
         }
         Ok(Self::listed(filter, pins))
     }
 
     /// A walk over pins that are known.
-    pub fn listed(filter: PinningFilter, mut pins: Vec<Pin>) -> Self {
-        pins.sort_unstable_by_key(|pin| (pin.created(), pin.key.cid));
+    pub fn listed(filter: PinningFilter, mut pins: Vec<(Created, PinKey)>) -> Self {
+        pins.sort_unstable_by(|(a, one), (b, other)| (a, &one.cid).cmp(&(b, &other.cid)));
         Self {
             filter,
             source: Source::Listed(pins),
@@ -288,14 +297,13 @@ impl Finder {
             return Ok(Step::default());
         }
         match &mut self.source {
-            Source::Listed(pins) => {
-                let from = pins.len().saturating_sub(rows);
-                let step = Step {
-                    looked_at: pins.len() - from,
-                    pins: pins.drain(from..).rev().filter(|pin| self.filter.wants(pin)).collect(),
-                };
-                self.ended = pins.is_empty();
-                Ok(step)
+            Source::Listed(keys) => {
+                let from = keys.len().saturating_sub(rows);
+                let found: Vec<(Created, PinKey)> = keys[from..].iter().rev().cloned().collect();
+                let (pins, looked_at) = read_pins(kv, &self.filter, &found)?;
+                keys.truncate(keys.len() - looked_at);
+                self.ended = keys.is_empty();
+                Ok(Step { pins, looked_at })
             }
             Source::Index { table, texts, .. } => {
                 let (table, texts) = (*table, *texts);
@@ -308,24 +316,34 @@ impl Finder {
         let (filter, by_time) = (&self.filter, table == Table::ByCreated);
         let mut step = Step::default();
         let (mut found, mut last, mut failed) = (Vec::new(), None, None);
+        let (mut rows_of_index, mut bytes) = (Vec::new(), 0);
         kv.scan_back(table, &self.start, self.end.as_deref(), &mut |key, value| {
             step.looked_at += 1;
-            if step.looked_at == rows {
+            bytes += value.len();
+            let is_last = step.looked_at == rows || bytes > STEP_BYTES;
+            if is_last {
                 last = Some(key.to_vec());
             }
             let read = match by_time {
                 true => read_wanted(filter, key, value).map(|pin| step.pins.extend(pin)),
-                false => keys::read_indexed(key, texts).map(|of| found.push(of)),
+                false => keys::read_indexed(key, texts).map(|of| {
+                    found.push(of);
+                    rows_of_index.push(key.to_vec());
+                }),
             };
             failed = read.err();
-            failed.is_none() && step.looked_at < rows
+            failed.is_none() && !is_last
         })?;
         if let Some(error) = failed {
             return Err(error);
         }
         if !by_time {
-            step.pins = pins_at(kv, found)?;
-            step.pins.retain(|pin| filter.wants(pin));
+            let (pins, looked_at) = read_pins(kv, filter, &found)?;
+            step.pins = pins;
+            if looked_at < found.len() {
+                last = rows_of_index.into_iter().nth(looked_at - 1);
+                step.looked_at = looked_at;
+            }
         }
         self.ended = last.is_none();
         // The next walk ends where this one did, with what was read last left out.
@@ -347,45 +365,78 @@ fn read_wanted(filter: &PinningFilter, key: &[u8], value: &[u8]) -> Result<Optio
     Ok(filter.wants(&pin).then_some(pin))
 }
 
-/// The pins themselves, from the table in which they lie by time. One that was removed a moment ago is left out.
-fn pins_at(kv: &dyn KvWalk, found: Vec<(Created, PinKey)>) -> Result<Vec<Pin>, KvError> {
+/// Of these, in the order of the list, the pins that are wanted, and how many were looked at: not all if the rows are long, at
+/// least some if there are any.
+fn read_pins(
+    kv: &dyn KvWalk,
+    filter: &PinningFilter,
+    found: &[(Created, PinKey)],
+) -> Result<(Vec<Pin>, usize), KvError> {
+    let (mut pins, mut looked_at, mut bytes) = (Vec::new(), 0, 0);
+    for some in found.chunks(READ_TOGETHER) {
+        bytes += pins_at(kv, filter, some, &mut pins)?;
+        looked_at += some.len();
+        if bytes > STEP_BYTES {
+            break;
+        }
+    }
+    Ok((pins, looked_at))
+}
+
+/// The pins themselves, from the table in which they lie by time; the bytes of their rows. One that was removed a moment ago is
+/// left out.
+fn pins_at(
+    kv: &dyn KvWalk,
+    filter: &PinningFilter,
+    found: &[(Created, PinKey)],
+    pins: &mut Vec<Pin>,
+) -> Result<usize, KvError> {
     // RocksDB finds keys faster in its own order, which is the other way round.
     let rows: Vec<Vec<u8>> = found
         .iter()
         .rev()
         .map(|(created, key)| keys::by_created(key, *created))
         .collect();
-    let mut values = kv.get_many(Table::ByCreated, &rows)?;
-    values.reverse();
-    let pins = found
-        .into_iter()
-        .zip(values)
-        .filter_map(|((_, key), value)| Some((key, value?)));
-    pins.map(|(key, value)| pinset::decode_pin(key, &value)).collect()
+    let values = kv.get_many(Table::ByCreated, &rows)?;
+    let mut bytes = 0;
+    for ((_, key), value) in found.iter().zip(values.into_iter().rev()) {
+        let Some(value) = value else { continue };
+        bytes += value.len();
+        let pin = pinset::decode_pin(key.clone(), &value)?;
+        if filter.wants(&pin) {
+            pins.push(pin);
+        }
+    }
+    Ok(bytes)
 }
 
-/// The pins of a CID in the namespace that are wanted; bounded by [`pinset::PINS_PER_CID_MAX`].
-pub fn pins_of(kv: &dyn KvRead, filter: &PinningFilter, cid: &Cid) -> Result<Vec<Pin>, KvError> {
+/// Adds the pins of a CID in the namespace that are wanted, by their keys; bounded by [`pinset::PINS_PER_CID_MAX`].
+pub fn keys_of(
+    kv: &dyn KvRead,
+    filter: &PinningFilter,
+    cid: &Cid,
+    found: &mut Vec<(Created, PinKey)>,
+) -> Result<(), KvError> {
     let prefix = keys::pin(&PinKey {
         namespace: filter.namespace.clone(),
         cid: *cid,
         slot: String::new(),
     });
-    let (mut pins, mut failed) = (Vec::new(), None);
+    let mut failed = None;
     kv.scan(
         Table::Pins,
         &prefix,
         keys::after_prefix(&prefix).as_deref(),
         &mut |key, value| {
             match keys::read_pin(key).and_then(|key| pinset::decode_pin(key, value)) {
-                Ok(pin) if filter.wants(&pin) => pins.push(pin),
+                Ok(pin) if filter.wants(&pin) => found.push((pin.created(), pin.key)),
                 Ok(_) => {}
                 Err(error) => failed = Some(error),
             }
             failed.is_none()
         },
     )?;
-    failed.map_or(Ok(pins), Err)
+    failed.map_or(Ok(()), Err)
 }
 
 /// The index to walk along.

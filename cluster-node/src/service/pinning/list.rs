@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster_storage::state::StateDb;
-use node_core::{Cid, PeerId, Pin, PinningStatus, Status};
+use node_core::pinset::KvError;
+use node_core::{PeerId, Pin, PinOptions, PinningStatus, Status};
 
-use super::find::{Finder, PINNING_PAGE_MAX, PinningFilter, pins_of};
+use super::find::{Finder, LISTED_MAX, PINNING_PAGE_MAX, PinningFilter, keys_of};
 use super::stand::{PEER_TIMEOUT, PinningView, stand};
 use crate::service::status::{Sources, cids_in};
 use crate::service::{Error, Pins};
@@ -34,6 +35,9 @@ const RARE_AFTER: usize = 4_000;
 
 /// CIDs in rare states that are looked at one by one. More are not rare.
 const RARE_MAX: usize = 20_000;
+
+/// Bytes of pins after which a page ends early, about: of such with little metadata a page is a fraction of it.
+const PAGE_BYTES: usize = 8 << 20;
 
 /// How long pins are looked for once one is found: clients go on behind it.
 const SOME: Duration = Duration::from_millis(500);
@@ -91,6 +95,7 @@ fn page(sources: &Sources, filter: PinningFilter, limit: usize) -> Result<Pinnin
         limit,
         found: Vec::new(),
         looked_at: 0,
+        bytes: 0,
     };
     let mut asked_ledgers = false;
     loop {
@@ -107,7 +112,7 @@ fn page(sources: &Sources, filter: PinningFilter, limit: usize) -> Result<Pinnin
             lister.look_where_ledgers_say()?;
         }
         let took = begun.elapsed();
-        if !lister.found.is_empty() && took > SOME {
+        if !lister.found.is_empty() && (took > SOME || lister.bytes > PAGE_BYTES) {
             // At least what would be found next.
             return Ok(lister.page(1, false));
         }
@@ -127,6 +132,8 @@ struct Lister<'a> {
     found: Vec<PinningView>,
     /// Rows so far.
     looked_at: usize,
+    /// Of what was found.
+    bytes: usize,
 }
 
 impl Lister<'_> {
@@ -144,6 +151,7 @@ impl Lister<'_> {
         let step = self.sources.state.walk_view(|kv| finder.step(kv, rows))?;
         let mut views = stand(self.sources, step.pins, &mut self.silent)?;
         views.retain(|view| self.finder.filter().wants_status(view.status));
+        self.bytes += views.iter().map(|view| bytes_of(&view.pin)).sum::<usize>();
         self.found.extend(views);
         self.looked_at += step.looked_at;
         Ok(())
@@ -155,7 +163,9 @@ impl Lister<'_> {
     fn look_where_ledgers_say(&mut self) -> Result<(), Error> {
         let filter = self.finder.filter();
         let statuses = ledger_states(&filter.statuses);
-        if statuses.is_empty() {
+        // What is listed by CIDs is as short as it can be. While a peer is silent all that only it knows of is queued, and in no
+        // ledger that can be read.
+        if statuses.is_empty() || !filter.cids.is_empty() || !self.silent.is_empty() {
             return Ok(());
         }
         let Some(cids) = cids_in(self.sources, &statuses, RARE_MAX, PEER_TIMEOUT)? else {
@@ -164,12 +174,20 @@ impl Lister<'_> {
         let behind = self.finder.reached();
         let mut filter = filter.clone();
         filter.before = behind.or(filter.before);
-        let pins = self.sources.state.read_view(|kv| {
-            let of = |cid: &Cid| pins_of(kv, &filter, cid);
-            let found: Result<Vec<Vec<Pin>>, _> = cids.iter().map(of).collect();
-            found
+        let keys = self.sources.state.read_view(|kv| -> Result<_, KvError> {
+            let mut keys = Vec::new();
+            for cid in &cids {
+                keys_of(kv, &filter, cid, &mut keys)?;
+                if keys.len() > LISTED_MAX {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(keys))
         })?;
-        self.finder = Finder::listed(filter, pins.into_iter().flatten().collect());
+        // More are not rare.
+        if let Some(keys) = keys {
+            self.finder = Finder::listed(filter, keys);
+        }
         Ok(())
     }
 
@@ -179,6 +197,19 @@ impl Lister<'_> {
         views.truncate(self.limit);
         PinningPage { views, count, is_exact }
     }
+}
+
+/// About what a pin takes.
+fn bytes_of(pin: &Pin) -> usize {
+    let PinOptions {
+        name,
+        metadata,
+        origins,
+        ..
+    } = &pin.options;
+    let pairs: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let origins: usize = origins.iter().map(String::len).sum();
+    size_of::<Pin>() + name.len() + pairs + origins
 }
 
 /// The states of ledger entries that a pin may be in one of, in one of these states of a whole; none if `pinned` is among them

@@ -27,7 +27,7 @@ use super::pins::not_pinned;
 use super::{Error, PinView, PinWish, Pins};
 pub use find::{Match, NameFilter, PINNING_PAGE_MAX, PinningFilter};
 pub use list::PinningPage;
-pub use request::{RequestName, request_slot};
+pub use request::{REQUESTS as PINNING_REQUESTS, RequestName, request_slot};
 pub use stand::PinningView;
 
 /// A pin as a client of the Pinning Services API asks for it.
@@ -63,8 +63,24 @@ impl Pins {
             held_by: Vec::new(),
             created: None,
         };
+        let is_named = wish.request_id.is_some();
         let (_, view) = self.pin(wish, wait).await?;
+        if is_named {
+            self.still_there(&view.pin.key, wait).await?;
+        }
         self.pinning_asked(view).await
+    }
+
+    /// Sees whether what a named request recorded is still there: the answer to a repetition is that of the first, and what was
+    /// removed since is not to be taken for pinned.
+    async fn still_there(&self, key: &PinKey, wait: Duration) -> Result<(), Error> {
+        let state = self.reads.linearizable(wait).await?;
+        match pinset::pin(&*state, key)? {
+            Some(_) => Ok(()),
+            None => Err(Error::not_found(
+                "Idempotency-Key: the pin that was made under it was removed since; use a new one for each request",
+            )),
+        }
     }
 
     /// Records a pin in the place of another. What the API says nothing of, such as the number of replicas, is taken over. The
@@ -124,6 +140,9 @@ impl Pins {
         };
         let result = self.proposer.submit(request, wait).await?;
         let (_, view) = self.recorded(key, options, result, is_named).await?;
+        if is_named {
+            self.still_there(&view.pin.key, wait).await?;
+        }
         self.pinning_asked(view).await
     }
 

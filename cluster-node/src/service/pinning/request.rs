@@ -55,24 +55,32 @@ fn unhex(digits: &str) -> Option<String> {
     String::from_utf8(bytes?).ok()
 }
 
-/// The slot of a new pin: random, or made of what the client names its request by. A repetition then names the same pin, and
-/// the log carries it out once.
-pub fn request_slot(namespace: &Namespace, idempotency_key: Option<&str>) -> (String, Option<RequestId>) {
+/// What the names of these requests begin with. They can be worked out by who knows a namespace and a key, so the other APIs take
+/// none that begin so.
+pub const REQUESTS: &str = "pinning/";
+
+/// The slot of a new pin: random, or made of what the client names its request by, and of the CID. A repetition then names the
+/// same pin, and the log carries it out once; and when a name is used for another CID after its request was forgotten, the pins
+/// have request IDs of their own.
+pub fn request_slot(namespace: &Namespace, cid: &Cid, idempotency_key: Option<&str>) -> (String, Option<RequestId>) {
     let Some(key) = idempotency_key else {
         return (uuid::Uuid::new_v4().to_string(), None);
     };
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"pinfleet/pinning\0");
-    hasher.update(namespace.as_str().as_bytes());
-    hasher.update(b"\0");
-    hasher.update(key.as_bytes());
-    let hash = hasher.finalize();
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash.as_bytes()[..16]);
-    let slot = uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string();
-    // Names of requests are common to the whole cluster: the namespace is in the hash, so nobody's stand in another's way.
-    let request = RequestId::new(&format!("pinning/{slot}")).ok();
-    (slot, request)
+    let made_of = |cid: &[u8]| {
+        let mut hasher = blake3::Hasher::new();
+        for part in [b"pinfleet/pinning", namespace.as_str().as_bytes(), key.as_bytes()] {
+            hasher.update(part);
+            hasher.update(b"\0");
+        }
+        hasher.update(cid);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+    };
+    // Names of requests are common to the whole cluster: the namespace is in the hash, so nobody's stand in another's way. The
+    // CID is not, so a name that is used for another one at once is refused.
+    let request = RequestId::new(&format!("{REQUESTS}{}", made_of(b""))).ok();
+    (made_of(&cid.to_bytes()), request)
 }
 
 #[cfg(test)]
@@ -119,17 +127,21 @@ mod tests {
 
     #[test]
     fn a_named_request_is_one_pin_in_one_namespace() {
-        let (first, id) = request_slot(&Namespace::default(), Some("k"));
+        let cid = key("").cid;
+        let another: Cid = "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn".parse().expect("a CID");
+        let own = Namespace::default();
+        let (first, id) = request_slot(&own, &cid, Some("k"));
         assert!(is_request_slot(&first) && id.is_some());
-        assert_eq!(
-            request_slot(&Namespace::default(), Some("k")),
-            (first.clone(), id.clone())
-        );
+        assert_eq!(request_slot(&own, &cid, Some("k")), (first.clone(), id.clone()));
         let other = Namespace::new("other").expect("valid");
-        assert_ne!(request_slot(&other, Some("k")), (first, id));
-        let (one, none) = request_slot(&other, None);
+        let (theirs, their_id) = request_slot(&other, &cid, Some("k"));
+        assert!(theirs != first && their_id != id);
+        // The name is the same, so it is refused while it is remembered; the pin would not be.
+        let (second, same_id) = request_slot(&own, &another, Some("k"));
+        assert!(second != first && same_id == id);
+        let (one, none) = request_slot(&other, &cid, None);
         assert!(is_request_slot(&one) && none.is_none());
-        assert_ne!(request_slot(&other, None).0, one);
+        assert_ne!(request_slot(&other, &cid, None).0, one);
     }
 
     proptest! {

@@ -35,10 +35,12 @@ pub fn placed(pin: Pin, placement: Option<&Placement>, rows: Vec<NodeEntry>, eve
         Some(placement) => &placement.nodes,
         None => &[],
     };
-    let entries: Vec<NodeEntry> = rows
+    let mut entries: Vec<NodeEntry> = rows
         .into_iter()
         .filter(|entry| assigned.contains(&entry.node))
         .collect();
+    let mode = placement.map_or(pin.options.mode, |placement| placement.mode);
+    entries.iter_mut().for_each(|entry| entry.measure(mode));
     let statuses = entries.iter().map(|entry| entry.status);
     PinningView {
         status: pinning_status(pin.options.replication.min, assigned.len(), statuses),
@@ -52,6 +54,10 @@ pub fn placed(pin: Pin, placement: Option<&Placement>, rows: Vec<NodeEntry>, eve
 /// The same when what the nodes say is enough to know it: as many hold it as it needs, or none gave it up. Its placement,
 /// which lies far from those of the other pins of a page, need not be read.
 fn known(pin: &Pin, rows: &[NodeEntry]) -> Option<PinningStatus> {
+    // Of more than the node was told of when it said so, only the placement tells.
+    if rows.iter().any(|row| row.mode != pin.options.mode) {
+        return None;
+    }
     let needed = usize::try_from(pin.options.replication.min).ok()?.max(1);
     let has = |status: Status| rows.iter().any(|entry| entry.status == status);
     if rows.iter().filter(|entry| entry.status == Status::Pinned).count() >= needed {
@@ -192,6 +198,25 @@ mod tests {
         assert_eq!(view.entries, rows(&states[1..2]));
         // Nobody is chosen.
         assert_eq!(placed(pin(1), None, Vec::new(), &[]).status, PinningStatus::Queued);
+    }
+
+    /// Another pin of the CID asked for the one block, and the nodes have not looked yet at what is wanted now.
+    #[test]
+    fn one_block_is_not_all_below_it() {
+        let mut placement = placement(Replication { min: 1, max: 1 }, &[1]);
+        let mut held = rows(&[(1, Status::Pinned)]);
+        held[0].mode = PinMode::Direct;
+        assert_eq!(known(&pin(1), &held), None);
+        let view = placed(pin(1), Some(&placement), held.clone(), &[]);
+        assert_eq!(
+            (view.status, view.entries[0].status),
+            (PinningStatus::Queued, Status::Queued)
+        );
+        placement.mode = PinMode::Direct;
+        assert_eq!(
+            placed(pin(1), Some(&placement), held, &[]).status,
+            PinningStatus::Pinned
+        );
     }
 
     #[test]

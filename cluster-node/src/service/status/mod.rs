@@ -235,7 +235,7 @@ fn look_up(
 }
 
 /// The CIDs that ledgers list in some states, and those that lack nodes if that is one of them, in order; at most about
-/// `limit`. None: there are more.
+/// `limit`. None: there are more, or a peer does not answer and what its ledger lists is not known.
 pub fn cids_in(
     sources: &Sources,
     statuses: &[Status],
@@ -256,7 +256,7 @@ pub fn cids_in(
             return Ok(None);
         }
     }
-    Ok(Some(cids))
+    Ok(merge.silent.is_empty().then_some(cids))
 }
 
 /// The name of the first pin of a CID that has one; in one namespace, where only that is asked about.

@@ -4,10 +4,8 @@ mod add;
 mod connection;
 mod control;
 
-use std::time::{Duration, Instant};
-
+use super::Options;
 use super::report::Report;
-use super::{Options, machine};
 use crate::binaries::binary;
 
 /// The groups of measurements, in their order, with what they measure.
@@ -26,28 +24,21 @@ pub const GROUPS: [(&str, &str); 4] = [
 
 /// Measures, telling on stderr how it goes. What was measured before an error is in the report.
 pub async fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    report.pins = Some(options.pins);
     report.reference_ran = options.against_ipfs_cluster;
-    let scratch = tempfile::Builder::new()
-        .prefix("pinfleet-bench-")
-        .tempdir_in(options.dir.clone().unwrap_or_else(std::env::temp_dir))?;
-    let folder = scratch.path();
     // What is missing is built, and that has to be over before anything is measured.
     for program in ["cluster-node", "fake-kubo"] {
         binary(program)?;
     }
-    tell("machine", "fsync rate and raw RocksDB");
-    report.machine = machine::measure(folder, options.short)?;
-    if ["pins", "status", "lists"].iter().any(|group| options.wants(group)) {
-        control::measure(options, folder, report).await?;
-    }
-    if options.wants("add") {
-        add::measure(options, folder, report).await?;
-    }
-    report.fsyncs_at_end = machine::fsync_rate(folder, Duration::from_secs(1))?;
-    report.seconds = begun.elapsed().as_secs_f64();
-    Ok(())
+    super::beside_the_machine(options, report, async |folder, report| {
+        if ["pins", "status", "lists"].iter().any(|group| options.wants(group)) {
+            control::measure(options, folder, report).await?;
+        }
+        if options.wants("add") {
+            add::measure(options, folder, report).await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 fn tell(group: &str, what: &str) {
