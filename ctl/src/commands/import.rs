@@ -133,7 +133,10 @@ async fn cluster_id(context: &Context) -> Result<String, Failure> {
         .call(Kind::Read, v1::ClusterStatusRequest {}, |channel, request| async move {
             service!(cluster_client::ClusterClient, channel).status(request).await
         });
-    Ok(asked.await?.cluster_id)
+    let asked = asked.await;
+    Ok(asked
+        .map_err(|failure| failure.hint("nothing was sent; the same command goes on where an earlier one ended"))?
+        .cluster_id)
 }
 
 fn bar(talk: Talk, source: &Source, offset: u64) -> Option<ProgressBar> {

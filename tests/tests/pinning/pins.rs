@@ -92,11 +92,15 @@ async fn nonsense_is_refused_before_anything_is_done() -> anyhow::Result<()> {
         (json!({"cid": cid.to_string(), "meta": {"a": 1}}).to_string(), "meta.a"),
         (
             json!({"cid": cid.to_string(), "meta": {"": "x"}}).to_string(),
-            "metadata",
+            "meta \"\"",
         ),
     ] {
         let words_of = reason(&api.ask("POST", "/pins", &[], &sent).await?, 400)?;
         assert!(words_of.contains(words), "{sent}: {words_of}");
+    }
+    // A filter that was left out would find more than was asked for.
+    for query in ["name=a;b", "meta=%zz", "cid=,", "status=%2C,"] {
+        reason(&api.get(&format!("/pins?{query}")).await?, 400)?;
     }
     for id in ["abcd", "0", &format!("{cid}.zz")] {
         for method in ["GET", "DELETE", "POST"] {

@@ -142,7 +142,8 @@ async fn headers_of_the_node_are_mirrored_and_asked_for_once_in_a_while() -> any
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_that_the_configuration_allows_may_ask() -> anyhow::Result<()> {
-    let page = [("Origin", "https://app.example")];
+    // As a browser sends it: Kubo itself refuses one that it does not know the page of.
+    let page = [("Origin", "https://app.example"), BROWSER];
     let question = [page[0], ("Access-Control-Request-Method", "POST")];
     let evil = [("Origin", "https://evil.example")];
     for options in [embedded(1), kubo(1)] {

@@ -280,6 +280,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_node_that_only_takes_blocks_in_pins_none() {
+        let of = |target: &str| {
+            let uri: http::Uri = target.parse().expect("a target");
+            let query = Query::parse(uri.query().unwrap_or_default());
+            unpinned(&uri, &query).map(|uri| uri.to_string())
+        };
+        let told = of("/api/v0/dag/import?local-only=true&stats=true").expect("taken in");
+        assert_eq!(told, "/api/v0/dag/import?local-only=true&stats=true&pin-roots=false");
+        assert_eq!(
+            of("/api/v0/dag/import?pin-roots=false").expect("taken in"),
+            "/api/v0/dag/import?pin-roots=false"
+        );
+        of("/api/v0/dag/import?local-only=true&pin-roots=true").expect_err("both can't be");
+    }
+
     #[tokio::test]
     async fn lines_are_read_however_they_come() {
         let of = |pieces: &[&'static str]| {
