@@ -51,6 +51,12 @@ pub struct Embedded {
     /// Bytes of the file system that stay free.
     #[serde(deserialize_with = "values::bytes")]
     pub free_min: u64,
+    /// Bytes of writes of the block store in memory.
+    #[serde(deserialize_with = "values::bytes")]
+    pub store_memory: u64,
+    /// Bytes of the block store's cache.
+    #[serde(deserialize_with = "values::bytes")]
+    pub block_cache: u64,
     /// Resting bytes that are hashed anew per second; 0 = none.
     #[serde(deserialize_with = "values::bytes")]
     pub scrub_bytes_per_second: u64,
@@ -263,6 +269,20 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             kind: Kind::Size(0, PIB),
             default: Some(r#""1GiB""#),
             doc: "Bytes of the file system that stay free: below, nothing more is taken.",
+        },
+        OptionSpec {
+            key: "store_memory",
+            kind: Kind::Size(12 * MIB, 64 * 1024 * MIB),
+            default: Some(r#""96MiB""#),
+            doc: "Write buffers of the blocks, all tables together. While content comes in they are full. A third of it is \
+                  how large a file of blocks gets at most, and each file takes some hundred bytes of memory: raise it to \
+                  1GiB where a node holds more than 10 TB. A start after a crash reads as much again from disk.",
+        },
+        OptionSpec {
+            key: "block_cache",
+            kind: Kind::Size(4 * MIB, 1024 * 1024 * MIB),
+            default: Some(r#""32MiB""#),
+            doc: "Cache of indexes, filters and small blocks. Larger blocks are left to the cache of the system.",
         },
         OptionSpec {
             key: "scrub_bytes_per_second",

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use cluster_consensus::{OwnRuntime, RuntimeOptions};
 use cluster_embedded::{
     AnnounceConfig, DhtMode, DiskConfig, EmbeddedConfig, EmbeddedNode, FetchConfig, GatewayConfig, Multiaddr,
-    RoutingConfig, ScrubConfig, Strategy, SwarmConfig, SwarmKey,
+    RoutingConfig, ScrubConfig, StoreOptions, Strategy, SwarmConfig, SwarmKey,
 };
 use cluster_storage::lower_priority;
 use node_core::Cid;
@@ -136,6 +136,7 @@ fn node_config(dir: &DataDir, config: &Config) -> anyhow::Result<EmbeddedConfig>
             stop_percent: given.stop_percent,
             free_bytes_min: given.free_min,
         },
+        store: store_options(given.store_memory, given.block_cache),
         scrub: ScrubConfig {
             bytes_per_second: given.scrub_bytes_per_second,
             ..ScrubConfig::default()
@@ -151,6 +152,18 @@ fn node_config(dir: &DataDir, config: &Config) -> anyhow::Result<EmbeddedConfig>
         },
         ..EmbeddedConfig::new(dir.node())
     })
+}
+
+/// The log is as long as what it is for, or it would end a memtable, and with it a file of blocks, before that is full.
+fn store_options(memory: u64, cache: u64) -> StoreOptions {
+    let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    let least = StoreOptions::default();
+    StoreOptions {
+        write_buffers_bytes: bytes(memory),
+        cache_bytes: bytes(cache),
+        wal_bytes: least.wal_bytes.max(memory.saturating_add(memory / 3)),
+        ..least
+    }
 }
 
 fn read_option(option: &str, path: &Path) -> anyhow::Result<String> {
@@ -258,5 +271,15 @@ mod tests {
         let error = format!("{:#}", read_denied(&file).expect_err("refused"));
         assert!(error.contains("deny_file, line 2"), "{error}");
         assert!(read_denied(&folder.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn the_log_of_the_blocks_never_ends_a_memtable_early() {
+        for memory in [12 << 20, 96 << 20, 1 << 30, 64 << 30_u64] {
+            let options = store_options(memory, 4 << 20);
+            assert_eq!(options.write_buffers_bytes as u64, memory);
+            assert_eq!(options.cache_bytes, 4 << 20);
+            assert!(options.wal_bytes > memory, "{options:?}");
+        }
     }
 }

@@ -17,6 +17,9 @@ use super::{Error, PinFilter, PinView, Pins, StatusAllRequest, StatusChunk, Stat
 /// How long a silent peer is waited for in a list.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Chunks of a list whose pins are read at the same time: the next one while the one before is written to the client.
+const AHEAD: usize = 2;
+
 /// What is shown of a CID.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shown {
@@ -90,7 +93,7 @@ impl Pins {
         };
         let chunks: Chunks<StatusChunk> = self.status_of(asked, names)?;
         let reads = self.reads.clone();
-        let attached = chunks.then(move |chunk| {
+        let attached = chunks.map(move |chunk| {
             let (state, namespace) = (reads.stale(), namespace.clone());
             async move {
                 let chunk = chunk?;
@@ -99,7 +102,7 @@ impl Pins {
                 attached.map_err(|error| Error::Internal(error.to_string()))?
             }
         });
-        Ok(attached)
+        Ok(attached.buffered(AHEAD))
     }
 
     /// The same of one CID, with every write that was acknowledged before the call. None: the namespace has no pin of it, and

@@ -93,7 +93,10 @@ fn a_peer_that_dies_or_says_nothing_ends_it() {
     told.recv().expect("told");
     drop(server);
     let ran: crate::runner::Ran = child.wait_with_output().expect("ends").into();
-    ran.expect(5).says("the stream broke off");
+    let ran = ran.expect(5);
+    // It may have died before or after the head of its answer had left it.
+    let words = ["the stream broke off", "no peer can be reached"];
+    assert!(words.iter().any(|words| ran.stderr.contains(words)), "{}", ran.stderr);
 }
 
 #[test]
