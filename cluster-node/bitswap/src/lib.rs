@@ -41,7 +41,7 @@
 //! | client: facts about a want, about 50 B each | 64 peers | |
 //! | client: what a peer was told, about 0.2 KiB each | 1,024 wants, 1,024 cancels, 1,024 late blocks | |
 //! | client: blocks in flight | 32 to 256 of a fetch, 16 MiB | 2,048 |
-//! | server: wants, about 0.6 KiB each | 1,024 of a peer | 262,144 |
+//! | server: wants, about 0.7 KiB each | 1,024 of a peer | 262,144, and an equal share of them is every peer's |
 //! | server: answers that wait, about 0.1 KiB each | 2,048 of a peer | |
 //! | server: bytes read and written | 2 MiB of a peer and one turn (2.5 MiB) | 64 MiB and one turn |
 //! | server: questions to the store | one look-up of 256 blocks, 8 readings | 16 look-ups |

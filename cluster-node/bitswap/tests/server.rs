@@ -16,6 +16,7 @@ use proptest::prelude::*;
 
 const ONE: Peer = Peer(1);
 const TWO: Peer = Peer(2);
+const THREE: Peer = Peer(3);
 
 fn cid(data: &[u8]) -> Cid {
     Cid::new_v1(0x55, Code::Sha2_256.digest(data))
@@ -352,6 +353,102 @@ fn beyond_the_bound_the_least_important_then_the_oldest_want_is_dropped() {
     let got = server.heard(ONE).0;
     let kept: Vec<_> = (0..8).filter(|number| got.contains(&cids[*number])).collect();
     assert_eq!(kept, [0, 3, 5, 6]);
+}
+
+/// A server that is full of wants for what it does not have, all of them of [`ONE`] and [`TWO`], and a newcomer.
+fn full_of_nothing() -> (Server, Vec<Cid>) {
+    let mut server = Server::new(ServerConfig {
+        wants_per_peer: 4,
+        wants_max: 8,
+        ..ServerConfig::default()
+    });
+    let cids: Vec<_> = (0..8u8).map(|number| cid(&[number])).collect();
+    for (peer, cids) in [(ONE, &cids[..4]), (TWO, &cids[4..])] {
+        let entries = cids.iter().zip(1..);
+        let entries = entries.map(|(cid, priority)| want(*cid, WantKind::Block, priority));
+        server.asked(peer, false, entries.collect());
+        assert_eq!(server.heard(peer).1.len(), 4);
+    }
+    assert_eq!(server.engine.usage().server.wants, 8);
+    let (peer, version) = (THREE, Version::V1_2);
+    server.happens(Event::Connected { peer, version });
+    (server, cids)
+}
+
+#[test]
+fn peers_that_want_what_is_not_there_do_not_keep_others_from_being_served() {
+    for kind in [WantKind::Have, WantKind::Block] {
+        for told in [true, false] {
+            let (mut server, _) = full_of_nothing();
+            let held = server.put(vec![1; 5_000]);
+            let entry = want(held, kind, 1);
+            server.asked(THREE, false, vec![if told { entry } else { quietly(entry) }]);
+            let expected = match kind {
+                WantKind::Block => (vec![held], vec![]),
+                WantKind::Have => (vec![], vec![(held, Presence::Have)]),
+            };
+            assert_eq!(server.heard(THREE), expected);
+            // The one whose want was dropped for it has been told already.
+            assert_eq!((server.heard(ONE), server.heard(TWO)), Default::default());
+            assert_eq!(server.engine.usage().server.wants, 7);
+        }
+    }
+}
+
+#[test]
+fn wants_for_what_is_not_there_are_dropped_where_there_are_most_the_least_important_first() {
+    let (mut server, cids) = full_of_nothing();
+    let others: Vec<_> = (100..104u8).map(|number| cid(&[number])).collect();
+    let entries = others[..3].iter().map(|cid| want(*cid, WantKind::Block, 1));
+    server.asked(THREE, false, entries.collect());
+    // Two took the places of others. Then all have about as much, and the third, which was not looked up, is refused.
+    assert_eq!(server.engine.usage().server.wants, 8);
+    assert_eq!(server.heard(THREE).1.len(), 3);
+    // When it is known that the first ones are not there, another takes the place of the first.
+    server.asked(THREE, false, vec![want(others[3], WantKind::Block, 1)]);
+    assert_eq!(server.engine.usage().server.wants, 8);
+    for number in (0..8).chain(100..104u8) {
+        server.put(vec![number]);
+    }
+    let blocks = cids.iter().chain(&others).map(|cid| (*cid, 1)).collect();
+    server.happens(Event::Stored { blocks });
+    let mut kept = |peer, cids: &[Cid]| {
+        let got = server.heard(peer).0;
+        (0..4).filter(|place| got.contains(&cids[*place])).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(ONE, &cids[..4]), [1, 2, 3]);
+    assert_eq!(kept(TWO, &cids[4..]), [1, 2, 3]);
+    assert_eq!(kept(THREE, &others), [1, 3]);
+}
+
+#[test]
+fn peers_that_do_not_read_what_is_there_leave_every_peer_its_share() {
+    let mut server = Server::new(ServerConfig {
+        wants_per_peer: 4,
+        wants_max: 8,
+        ..ServerConfig::default()
+    });
+    // The first of each are written and not read, the others wait for that.
+    server.writes = false;
+    let cids: Vec<_> = (0..16u8).map(|fill| server.put(vec![fill; 2 << 20])).collect();
+    let ask = |server: &mut Server, peer, cids: &[Cid]| {
+        let entries = cids.iter().map(|cid| want(*cid, WantKind::Block, 1));
+        server.asked(peer, false, entries.collect());
+    };
+    for round in 0..4 {
+        let held = cids[4 * round..].iter().take(4).copied().collect::<Vec<_>>();
+        ask(&mut server, [ONE, TWO][round % 2], &held);
+    }
+    assert_eq!(server.engine.usage().server.wants, 8);
+    for peer in [ONE, TWO] {
+        server.heard(peer);
+    }
+    let (peer, version) = (THREE, Version::V1_2);
+    server.happens(Event::Connected { peer, version });
+    let held: Vec<_> = (100..102u8).map(|fill| server.put(vec![fill; 2_000])).collect();
+    ask(&mut server, THREE, &held);
+    assert_eq!(server.heard(THREE).0.len(), 2);
+    assert_eq!(server.engine.usage().server.wants, 6);
 }
 
 #[test]

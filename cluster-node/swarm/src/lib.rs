@@ -24,9 +24,9 @@
 //! | connections | 4 of a peer | 512, of which others opened 384; 64 each in their handshake; above 256 peers the idle ones go |
 //! | streams | 256 of a connection, 64 of them negotiating; a Yamux stream that is not read holds 256 KiB, QUIC 16 MiB of a connection | |
 //! | streams of Bitswap that are read | 32 of a connection, 32 KiB each | |
-//! | messages of more than 16 KiB that arrive, are hashed or wait for the engine | 8 of a connection, 4 MiB each | 64 |
+//! | messages of more than 16 KiB that arrive, are hashed or wait for the engine | 8 of a peer, 4 MiB each | 64, of which 32 of peers that are asked for nothing |
 //! | messages that wait for the engine | | 64 |
-//! | a message that arrives | 20 s without a byte, 120 s in all | |
+//! | a message that arrives | 20 s without a byte, 120 s in all; of more than 16 KiB, when other peers wait, 5 s and 1 s for each 16 KiB | |
 //! | a message that is written | 20 s without progress | as the engine's bytes written |
 //! | calls that wait for driver and host | | 256 each |
 //! | calls of the store | | [`STORE_CALLS_MAX`] |
@@ -42,7 +42,9 @@
 //!
 //! What a peer sent and was not asked for, messages that are none, that stall or are too long, and floods of streams are
 //! logged with the peer's ID. After some of them the peer is hung up on and shunned for a while
-//! ([`SwarmConfig::shun`]). A peer that wants too much is served as far as its share goes, and that is all.
+//! ([`SwarmConfig::shun`]). A message that is cut off is none of these, because that is how a peer gives one up; nor is a
+//! slow one, which only gives way to others. A peer that wants too much is served as far as its share goes, and that is
+//! all.
 
 mod bitswap;
 mod blocks;

@@ -43,6 +43,8 @@ pub(crate) struct Ledger {
     fresh: BTreeSet<(Reverse<i32>, u64, Cid)>,
     ready: BTreeSet<(Reverse<i32>, u64, Cid)>,
     ready_bytes: u64,
+    /// What is not there, least important first.
+    absent: BTreeSet<(i32, u64, Cid)>,
     answers: BTreeMap<Cid, Presence>,
     /// A look-up is under way.
     pub(crate) looking: bool,
@@ -54,7 +56,12 @@ pub(crate) struct Ledger {
     pub(crate) reading_bytes: usize,
     /// Bytes that it may be sent before it is another peer's turn; negative when it had more.
     pub(crate) credit: i64,
+    /// Where it stands in the server's order of whom to take a want from.
+    pub(crate) load: Option<Load>,
 }
+
+/// Whether a peer waits for what is not there, and how many wants it has.
+pub(crate) type Load = (bool, usize);
 
 impl Ledger {
     pub(crate) fn new(version: Version) -> Self {
@@ -65,6 +72,7 @@ impl Ledger {
             fresh: BTreeSet::new(),
             ready: BTreeSet::new(),
             ready_bytes: 0,
+            absent: BTreeSet::new(),
             answers: BTreeMap::new(),
             looking: false,
             writing: VecDeque::new(),
@@ -72,6 +80,7 @@ impl Ledger {
             reading: 0,
             reading_bytes: 0,
             credit: 0,
+            load: None,
         }
     }
 
@@ -90,6 +99,16 @@ impl Ledger {
     /// The want that would be dropped for another one, and its rank.
     pub(crate) fn least(&self) -> Option<(i32, u64, Cid)> {
         self.rank.first().copied()
+    }
+
+    /// The least important of the wants that are not there.
+    pub(crate) fn least_absent(&self) -> Option<Cid> {
+        self.absent.first().map(|(.., cid)| *cid)
+    }
+
+    /// What [`Self::load`] should be; none without wants.
+    pub(crate) fn weight(&self) -> Option<Load> {
+        (!self.wants.is_empty()).then_some((!self.absent.is_empty(), self.wants.len()))
     }
 
     pub(crate) fn insert(&mut self, cid: Cid, wanted: Wanted) {
@@ -138,6 +157,12 @@ impl Ledger {
             (State::Ready(size), false) => {
                 self.ready.remove(&place);
                 self.ready_bytes -= size as u64;
+            }
+            (State::Absent, true) => {
+                self.absent.insert((wanted.priority, wanted.order, *cid));
+            }
+            (State::Absent, false) => {
+                self.absent.remove(&(wanted.priority, wanted.order, *cid));
             }
             _ => {}
         }

@@ -33,7 +33,10 @@ pub struct ServerConfig {
     /// Wants that are kept of one peer. Beyond, the one with the lowest priority is dropped, of several the oldest; that
     /// may be the new one. A peer that wants to be told is told DONT_HAVE. Kubo keeps as many.
     pub wants_per_peer: usize,
-    /// Wants that are kept of all peers. Beyond, new ones are dropped.
+    /// Wants that are kept of all peers. Beyond, a new one takes the place of another of the peer with the most wants, at
+    /// first of one for a block that is not there; but it is dropped when its own peer has as many. So an equal share of
+    /// this is every peer's. If new ones were always dropped, a few hundred peers that want what nobody has would keep
+    /// all others from being served.
     pub wants_max: usize,
     /// HAVE and DONT_HAVE that wait for one peer. Beyond, they are dropped, and the peer has to ask again.
     pub answers_per_peer: usize,
@@ -92,6 +95,8 @@ pub(crate) struct Server {
     /// Who wants which block. By multihash, so that a block is found under whatever CID it was stored.
     interest: BTreeMap<Multihash<64>, BTreeSet<(Peer, Cid)>>,
     wants: usize,
+    /// Peers with wants: those that wait for what is not there last, and of either kind those with the most wants last.
+    loads: BTreeSet<(bool, usize, Peer)>,
     order: u64,
     /// Peers with wants to be looked up, in order of their turns.
     look_ups: VecDeque<Peer>,
@@ -154,6 +159,7 @@ impl Server {
             ledgers: BTreeMap::new(),
             interest: BTreeMap::new(),
             wants: 0,
+            loads: BTreeSet::new(),
             order: 0,
             look_ups: VecDeque::new(),
             look_ups_open: 0,
@@ -250,6 +256,26 @@ impl Server {
                 self.interest.remove(cid.hash());
             }
         }
+        self.weigh(peer);
         Some(wanted)
+    }
+
+    /// Keeps `loads` in line with a peer's wants. To be called whenever one comes or goes, or becomes absent or is that no
+    /// more; otherwise wants would be taken from the wrong peer.
+    fn weigh(&mut self, peer: Peer) {
+        let Some(ledger) = self.ledgers.get_mut(&peer) else {
+            return;
+        };
+        let weight = ledger.weight();
+        let before = std::mem::replace(&mut ledger.load, weight);
+        if before == weight {
+            return;
+        }
+        if let Some((absent, wants)) = before {
+            self.loads.remove(&(absent, wants, peer));
+        }
+        if let Some((absent, wants)) = weight {
+            self.loads.insert((absent, wants, peer));
+        }
     }
 }

@@ -70,21 +70,22 @@ impl Server {
             if answered {
                 ledger.answer(cid, Presence::Have, self.config.answers_per_peer);
             }
+            self.weigh(peer);
             return;
         }
-        let room = self.wants < self.config.wants_max;
-        let dropped = if ledger.len() >= self.config.wants_per_peer {
-            ledger.least().filter(|(least, ..)| *least <= priority)
-        } else {
-            None
-        };
-        let fits = ledger.len() < self.config.wants_per_peer && room;
-        if let Some((.., least)) = dropped {
-            let wanted = self.forget(peer, &least);
-            if wanted.is_some_and(|wanted| wanted.send_dont_have) {
-                self.deny_answer(peer, &least);
+        let fits = if ledger.len() >= self.config.wants_per_peer {
+            let dropped = ledger.least().filter(|(least, ..)| *least <= priority);
+            if let Some((.., least)) = dropped {
+                let wanted = self.forget(peer, &least);
+                if wanted.is_some_and(|wanted| wanted.send_dont_have) {
+                    self.deny_answer(peer, &least);
+                }
             }
-        } else if !fits {
+            dropped.is_some()
+        } else {
+            self.wants < self.config.wants_max || self.make_room(peer)
+        };
+        if !fits {
             if send_dont_have {
                 self.deny_answer(peer, &cid);
             }
@@ -104,6 +105,36 @@ impl Server {
         ledger.insert(cid, wanted);
         self.wants += 1;
         self.interest.entry(*cid.hash()).or_default().insert((peer, cid));
+        self.weigh(peer);
+    }
+
+    /// Makes room for one more want of a peer, when all peers together want as much as they may. False when nobody has to
+    /// give way to it. The work grows with the logarithm of what is held only: a peer can make it happen with every want.
+    fn make_room(&mut self, peer: Peer) -> bool {
+        let Some(ledger) = self.ledgers.get(&peer) else {
+            return false;
+        };
+        let own = ledger.len();
+        let (idle, busy) = ((true, 0, Peer(0)), ..(true, 0, Peer(0)));
+        // Nobody gives way to a peer that has as many then: two peers would push out each other's wants for ever.
+        let larger =
+            |load: Option<&(bool, usize, Peer)>| load.filter(|(_, wants, _)| *wants > own + 1).map(|load| load.2);
+        // What is not there costs its peer the least: it has been told so, and would only miss that the block comes.
+        let victim = larger(self.loads.range(idle..).next_back())
+            .or_else(|| ledger.least_absent().map(|_| peer))
+            .or_else(|| larger(self.loads.range(busy).next_back()));
+        let cid = victim.and_then(|victim| {
+            let ledger = self.ledgers.get(&victim)?;
+            let least = || ledger.least().map(|(.., cid)| cid);
+            Some((victim, ledger.least_absent().or_else(least)?))
+        });
+        let Some((victim, cid)) = cid else { return false };
+        let wanted = self.forget(victim, &cid);
+        if wanted.is_some_and(|wanted| wanted.send_dont_have && wanted.state != State::Absent) {
+            self.deny_answer(victim, &cid);
+            self.dirty.insert(victim);
+        }
+        true
     }
 
     fn deny_answer(&mut self, peer: Peer, cid: &Cid) {
@@ -189,5 +220,6 @@ impl Server {
                 }
             }
         }
+        self.weigh(peer);
     }
 }

@@ -12,11 +12,12 @@ use libp2p::swarm::handler::{
 };
 use libp2p::swarm::{ConnectionHandler, Stream, SubstreamProtocol};
 use libp2p::{PeerId, swarm::StreamUpgradeError};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::reader::Reader;
 use super::upgrade::{Offer, best};
-use super::{Control, LARGE_MESSAGES_OF_CONNECTION, LinkId, Shared};
+use super::{Control, LinkId, Shared};
 
 /// Streams of one connection that are read at a time; each takes 16 KiB, and 16 KiB of a message that has begun.
 /// Kubo has one open for its wants and up to eight that bring answers.
@@ -65,7 +66,8 @@ pub(crate) struct Handler {
     openings: mpsc::UnboundedReceiver<oneshot::Sender<Result<Stream, String>>>,
     readers: Arc<AtomicUsize>,
     refused: u32,
-    large: Arc<Semaphore>,
+    /// The connection is gone.
+    gone: CancellationToken,
 }
 
 impl Handler {
@@ -81,7 +83,7 @@ impl Handler {
             openings,
             readers: Arc::new(AtomicUsize::new(0)),
             refused: 0,
-            large: Arc::new(Semaphore::new(LARGE_MESSAGES_OF_CONNECTION)),
+            gone: CancellationToken::new(),
         }
     }
 
@@ -114,8 +116,8 @@ impl Handler {
             self.link,
             self.peer,
             self.shared.clone(),
-            self.large.clone(),
             self.readers.clone(),
+            self.gone.clone(),
         );
         self.shared.tasks.spawn(reader.run(stream));
     }
@@ -123,6 +125,7 @@ impl Handler {
 
 impl Drop for Handler {
     fn drop(&mut self) {
+        self.gone.cancel();
         if self.version.is_some() {
             self.shared.tell(Control::Down { link: self.link });
         }

@@ -13,6 +13,7 @@
 mod handler;
 mod lane;
 mod reader;
+mod room;
 mod upgrade;
 
 use std::sync::Arc;
@@ -26,23 +27,16 @@ use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{PeerId, multiaddr};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::hasher::Hasher;
 pub(crate) use handler::{Handler, Opener};
 pub(crate) use lane::LaneQueue;
+use room::{Place, Room};
 
-/// Large messages that are being received, hashed, or wait for the engine, of all peers; each has up to 4 MiB. Others are
-/// not read on until one is done.
-pub(crate) const LARGE_MESSAGES_MAX: usize = 64;
-
-/// The same of one connection, so that one peer holds up no others. Kubo writes to a peer with eight workers, each in a
-/// stream of its own.
-pub(crate) const LARGE_MESSAGES_OF_CONNECTION: usize = 8;
-
-/// Messages that wait for the engine; large ones among them count above as well.
+/// Messages that wait for the engine; large ones among them hold a place in the [`Room`] as well.
 pub(crate) const MESSAGES_WAITING: usize = 64;
 
 /// A connection with a peer that speaks Bitswap.
@@ -84,14 +78,7 @@ pub(crate) struct Arrived {
     /// None: part of one came.
     pub(crate) message: Option<Incoming>,
     /// Its memory, until the engine has it.
-    pub(crate) _large: Option<Large>,
-}
-
-/// The right to hold one large message.
-#[derive(Debug)]
-pub(crate) struct Large {
-    _of_connection: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    pub(crate) _large: Option<Place>,
 }
 
 /// What all connections share.
@@ -99,7 +86,8 @@ pub(crate) struct Large {
 pub(crate) struct Shared {
     pub(crate) control: mpsc::UnboundedSender<Control>,
     pub(crate) messages: mpsc::Sender<Arrived>,
-    pub(crate) large: Arc<Semaphore>,
+    /// Who may hold large messages.
+    pub(crate) room: Arc<Room>,
     /// Messages that are being hashed on blocking threads: as many as there are processors.
     pub(crate) hashing: Arc<Semaphore>,
     pub(crate) hasher: Hasher,
@@ -121,7 +109,7 @@ impl Shared {
         Self {
             control,
             messages,
-            large: Arc::new(Semaphore::new(LARGE_MESSAGES_MAX)),
+            room: Arc::new(Room::new()),
             hashing: Arc::new(Semaphore::new(processors)),
             hasher: Hasher,
             tasks,

@@ -186,6 +186,9 @@ impl Driver {
     fn act(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Send { peer, lane, frame } => {
+                if lane == Lane::Wants {
+                    self.expect(peer);
+                }
                 // Who is not connected has been reported so, and the engine knows no such peer any more.
                 if !self.peers.send(peer, lane, frame, &self.shared) {
                     return Some(Event::Failed { peer, lane });
@@ -304,8 +307,17 @@ impl Driver {
             None => self.handle(Event::Arriving { peer }),
             Some(message) => {
                 self.peers.heard(peer, arrived.link);
+                self.expect(peer);
                 self.handle(Event::Received { peer, message });
             }
+        }
+    }
+
+    /// Lets what a peer is asked for come, however many others send something.
+    fn expect(&self, peer: Peer) {
+        let asked = self.engine.peer(peer).is_some_and(|report| report.asked > 0);
+        if let Some(id) = self.peers.id(peer).filter(|_| asked) {
+            self.shared.room.asked(id);
         }
     }
 
@@ -352,6 +364,7 @@ impl Driver {
     fn upkeep(&mut self) {
         // Whoever took something may have found the queue of commands full.
         self.sessions.resume_held();
+        self.shared.room.tidy();
         let excess = self.peers.remotes.len().saturating_sub(self.high_water);
         if excess == 0 {
             return;
