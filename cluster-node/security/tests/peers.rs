@@ -202,34 +202,38 @@ async fn silent_connections_are_dropped_and_block_nobody() {
 }
 
 #[tokio::test]
-async fn strangers_are_few_and_do_not_stay() {
+async fn idle_connections_of_strangers_block_no_join_and_no_leader() {
     let options = AcceptorOptions {
-        strangers_max: 1,
-        stranger_time_max: Duration::from_millis(300),
+        strangers_max: 16,
         ..AcceptorOptions::default()
     };
     let server = serve(&[CHECK], options).await;
-    let addresses = std::slice::from_ref(&server.address);
     let connect = async |identity: &Identity| {
         connector(identity)
-            .connect(server.identity.peer_id(), addresses)
+            .connect(server.identity.peer_id(), std::slice::from_ref(&server.address))
             .await
             .unwrap()
     };
-    let first = connect(&Identity::generate()).await;
-    check(first.clone()).await.unwrap();
-    // The place is taken: the second one's connection is closed by the server.
-    check(connect(&Identity::generate()).await).await.unwrap_err();
-    // A member needs no place.
-    let member = Identity::generate();
+    let mut idle = Vec::new();
+    for _ in 0..16 {
+        let channel = connect(&Identity::generate()).await;
+        // So that it has its place.
+        check(channel.clone()).await.unwrap();
+        idle.push(channel);
+    }
+    // What a joining peer asks, and a leader that this peer does not know.
+    for _ in 0..2 {
+        let newcomer = connect(&Identity::generate()).await;
+        check(newcomer.clone()).await.unwrap();
+        check(newcomer).await.unwrap();
+    }
+    // A removed peer is still told that it was removed, and a member needs no place.
+    let (removed, member) = (Identity::generate(), Identity::generate());
+    server.members.set(removed.peer_id(), Membership::Removed);
     server.members.set(member.peer_id(), Membership::Member);
-    check(connect(&member).await).await.unwrap();
-    // The place is free again once the stranger's time is over.
-    tokio::time::timeout(Duration::from_secs(10), async {
-        while check(connect(&Identity::generate()).await).await.is_err() {}
-    })
-    .await
-    .unwrap();
+    let refused = ask(&server, &removed).await.unwrap_err();
+    assert!(refused.message().contains("removed"), "{refused}");
+    ask(&server, &member).await.unwrap();
 }
 
 #[tokio::test]
