@@ -60,6 +60,9 @@ pub enum Op {
         cid: Cid,
         /// For the sake of which.
         by: Cid,
+        /// Revision of `by`'s placement when that was seen; 0 = it had none. Nothing is done once it has another: what
+        /// was seen of its nodes may hold no more. None: logs of before, which say nothing of it.
+        based_on: Option<u64>,
     },
     /// Removes up to `limit` pins whose time has come.
     Expire {
@@ -118,6 +121,9 @@ pub enum Op {
     PutSettings {
         /// From now on.
         settings: Settings,
+        /// As they were when the change was made of them. Refused as a conflict once they are others, so that of two
+        /// changes made at once neither undoes the other. None: replaces whatever they are.
+        based_on: Option<Settings>,
     },
     /// Makes a credential of a client.
     CreateCredential {

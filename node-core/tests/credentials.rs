@@ -205,8 +205,8 @@ fn logs_of_before_are_read_and_unknown_operations_are_refused() {
     assert_eq!(batch.time, Timestamp::from_millis(1_000));
     assert_eq!(batch.requests[0].op, Op::Expire { limit: 7 });
     assert_eq!(batch.encode(), old);
-    // One request with field 17, which is not ours.
-    let unknown = [0x01, 0x12, 0x03, 0x8a, 0x01, 0x00];
+    // One request with field 18, which is not ours.
+    let unknown = [0x01, 0x12, 0x03, 0x92, 0x01, 0x00];
     let error = CommandBatch::decode(&unknown).expect_err("it is not understood");
     assert!(error.to_string().contains("run the newer version"), "{error}");
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use node_core::reconcile::{
-    Asked, Change, Entry, Failure, Kind, Pinned, Seen, Step, Unpin, Wanted, diff, failed, follow, look, marked, pinned,
-    rearmed, requeued, stretch_end, unpin, unpinned,
+    Asked, Change, Entry, Failure, Kind, Named, Pinned, Seen, Step, Unpin, Wanted, diff, failed, follow, look, marked,
+    pinned, rearmed, requeued, stretch_end, unpin, unpinned,
 };
 use node_core::retry::RetryPolicy;
 use node_core::{Cid, ErrorClass, PinMode, Status, Timestamp};
@@ -117,7 +117,10 @@ impl Daemon {
     }
 
     fn seen(&self) -> Option<Seen> {
-        self.held.map(|Held { mode, named }| Seen { mode, named })
+        self.held.map(|Held { mode, named }| Seen {
+            mode,
+            named: if named { Named::Ours } else { Named::Another },
+        })
     }
 }
 
@@ -135,6 +138,8 @@ enum Event {
     Rearm(Vec<Status>),
     /// Another daemon, empty, or one with a pin made by hand.
     Replaced(Option<PinMode>),
+    /// A person pins it, whatever we are doing to it.
+    PinnedByHand(PinMode),
     /// A person unpins whatever is there.
     Emptied,
     /// An audit that finds the node empty-handed, or not.
@@ -151,6 +156,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => prop::option::of(mode()).prop_map(Event::Overtaken),
         1 => prop::sample::subsequence(states, 0..4).prop_map(Event::Rearm),
         1 => prop::option::of(mode()).prop_map(Event::Replaced),
+        2 => mode().prop_map(Event::PinnedByHand),
         1 => Just(Event::Emptied),
         1 => Just(Event::Audit),
         3 => (0..20_000u64).prop_map(Event::Wait),
@@ -198,12 +204,11 @@ impl Machine {
         }
         let is_cut = |step: u8| cut_after.is_some_and(|after| step > after);
         if entry.wants(Kind::Unpin) {
-            match unpin(&entry) {
+            match unpin(&entry, self.daemon.seen()) {
                 Unpin::Nothing => {}
                 Unpin::Remove => self.daemon.held = None,
-                Unpin::RemoveNamed => self.daemon.held = self.daemon.held.filter(|held| !held.named),
-                Unpin::BackToDirect => {
-                    if self.daemon.held.is_some_and(|held| held.mode == PinMode::Recursive) {
+                Unpin::BackToDirect { remove } => {
+                    if remove {
                         self.daemon.held = None;
                     }
                     self.daemon.add(PinMode::Direct, false);
@@ -229,7 +234,7 @@ impl Machine {
         let mut found = looked.found;
         let mut ours = looked.ours;
         if looked.step != Step::Nothing {
-            if !entry.ours {
+            if !entry.ours || entry.found != found {
                 self.entry = self.entry.take().and_then(|old| apply(marked(&old, found), Some(old)));
             }
             if is_cut(1) {
@@ -306,6 +311,12 @@ impl Machine {
                 self.entry = self.entry.take().map(|old| requeued(&old, self.now()));
                 self.attested = false;
             }
+            Event::PinnedByHand(mode) => {
+                // A name of before is taken off, and a recursive pin is not made a direct one.
+                if self.daemon.add(mode, false) == mode {
+                    self.daemon.by_hand = Some(mode);
+                }
+            }
             Event::Emptied => self.daemon = Daemon::default(),
             Event::Audit => {
                 let pinned = self.entry.as_ref().filter(|entry| entry.status == Status::Pinned);
@@ -363,7 +374,13 @@ proptest! {
     #[test]
     fn an_entry_that_is_not_ours_leads_to_nothing_but_our_own_name(old in entry()) {
         let old = Entry { ours: false, ..old };
-        prop_assert_eq!(unpin(&old), Unpin::RemoveNamed);
+        for mode in [PinMode::Recursive, PinMode::Direct] {
+            for (named, what) in [
+                (Named::Ours, Unpin::Remove), (Named::Another, Unpin::Nothing), (Named::Untold, Unpin::Nothing),
+            ] {
+                prop_assert_eq!(unpin(&old, Some(Seen { mode, named })), what);
+            }
+        }
         if old.status != Status::Unpinning {
             prop_assert_eq!(follow(None, Some(&old), Timestamp::ZERO), Change::Delete);
         }

@@ -123,7 +123,7 @@ async fn names_of_pins_are_kept_and_shown() {
     let node = client(daemon.address(), None);
     let name_of = async |node: &KuboClient, cid: &Cid, look_for| {
         let pin = node.pin_ls(cid, look_for).await.expect("pin/ls");
-        pin.map(|pin| pin.name)
+        pin.and_then(|pin| pin.name)
     };
     let mut cids = Vec::new();
     for _ in 0..4 {

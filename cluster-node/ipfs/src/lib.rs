@@ -8,6 +8,6 @@ mod node;
 
 pub use error::{Error, MESSAGE_BYTES_MAX, Operation, cut};
 pub use node::{
-    Added, Connected, Held, Identity, Intake, IpfsNode, KEPT_FOR, Listed, LookFor, PIN_NAME, Progress, ProgressSink,
-    RepoStat, Updated, pin_name,
+    Added, Connected, Held, Identity, Intake, IpfsNode, KEPT_FOR, KEPT_FOR_PIN, Listed, LookFor, PIN_NAME, Progress,
+    ProgressSink, RepoStat, Updated, pin_name,
 };

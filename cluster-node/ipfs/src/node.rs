@@ -112,8 +112,8 @@ pub fn pin_name(cluster_id: &str) -> String {
 pub struct Listed {
     /// How it is held.
     pub held: Held,
-    /// The name it was given; empty when it has none, and below Kubo 0.24.
-    pub name: String,
+    /// The name it was given, empty when it was given none; `None` where names are not known, as below Kubo 0.24.
+    pub name: Option<String>,
 }
 
 /// What a look at a node is after.
@@ -199,10 +199,15 @@ pub trait Intake: Send {
     /// latest. After an error nothing more is taken.
     async fn put(&mut self, blocks: Vec<Block>) -> Result<(), Error>;
 
-    /// All of it is on the node's disk. The node keeps it until one of its roots is pinned, or for [`KEPT_FOR`].
-    async fn finish(self: Box<Self>) -> Result<(), Error>;
+    /// All of it is on the node's disk. An embedded node keeps it for [`KEPT_FOR`], and what lies below `roots`, which are
+    /// about to be pinned, until they are, restarts included, for [`KEPT_FOR_PIN`] at most. A daemon keeps what its own
+    /// collections leave.
+    async fn finish(self: Box<Self>, roots: &[Cid]) -> Result<(), Error>;
 }
 
-/// How long a node keeps blocks that were handed over and that nobody pins: the pin is recorded a moment later, and the
-/// node's worker may be at other work.
+/// How long a node keeps blocks that were handed over and that nobody pins.
 pub const KEPT_FOR: Duration = Duration::from_secs(600);
+
+/// How long a node keeps content that is about to be pinned. The pin is recorded a moment later, but a node with a million
+/// pins before it in its queue comes to it days later.
+pub const KEPT_FOR_PIN: Duration = Duration::from_secs(7 * 24 * 3600);

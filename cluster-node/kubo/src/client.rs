@@ -574,8 +574,9 @@ struct Keys {
 struct Key {
     #[serde(rename = "Type")]
     kind: String,
-    #[serde(rename = "Name", default)]
-    name: String,
+    /// Not there below Kubo 0.24, which knows no names.
+    #[serde(rename = "Name")]
+    name: Option<String>,
 }
 
 /// One line of `pin/add`: progress, the pins, or an error. Kubo leaves out what is zero.

@@ -179,7 +179,7 @@ impl Intake for KuboIntake {
         self.send(part).await
     }
 
-    async fn finish(mut self: Box<Self>) -> Result<(), Error> {
+    async fn finish(mut self: Box<Self>, _: &[Cid]) -> Result<(), Error> {
         self.send(format!("\r\n--{BOUNDARY}--\r\n").into_bytes()).await?;
         self.parts = None;
         self.outcome().await

@@ -535,10 +535,10 @@ async fn pins_bear_the_name_that_they_were_given() {
     assert_eq!(fake.pin_name(&ours).as_deref(), Some(PIN_NAME));
     let listed = async |cid: &Cid, look_for| node.pin_ls(cid, look_for).await.expect("pin/ls");
     let pin = listed(&ours, LookFor::Recursive).await.expect("pinned");
-    assert!(pin.name == PIN_NAME && pin.held == Held::Recursive);
+    assert!(pin.name.as_deref() == Some(PIN_NAME) && pin.held == Held::Recursive);
     let pin = listed(&direct, LookFor::Any).await.expect("pinned");
-    assert!(pin.held == Held::Direct && pin.name.is_empty());
+    assert!(pin.held == Held::Direct && pin.name.as_deref() == Some(""));
     assert_eq!(listed(&direct, LookFor::Recursive).await, None);
     let pin = listed(&theirs, LookFor::Any).await.expect("pinned");
-    assert_eq!(pin.name, "a \"name\"");
+    assert_eq!(pin.name.as_deref(), Some("a \"name\""));
 }

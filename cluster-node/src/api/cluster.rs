@@ -206,7 +206,7 @@ impl ClusterService for ClusterApi {
         let wish = request.into_inner().settings.unwrap_or_default();
         let settings = self
             .0
-            .settings(|settings| edit_settings(settings, wish), wait)
+            .settings(|settings| edit_settings(settings, &wish), wait)
             .await
             .map_err(status)?;
         Ok(Response::new(v1::Settings {
@@ -217,7 +217,7 @@ impl ClusterService for ClusterApi {
     }
 }
 
-fn edit_settings(settings: &mut Settings, wish: v1::Settings) -> Result<bool, Error> {
+fn edit_settings(settings: &mut Settings, wish: &v1::Settings) -> Result<bool, Error> {
     let before = settings.clone();
     settings.replication = Replication {
         min: wish.replication_min.unwrap_or(before.replication.min),
@@ -233,7 +233,8 @@ fn edit_settings(settings: &mut Settings, wish: v1::Settings) -> Result<bool, Er
     settings.replication.resolve(before.replication)?;
     if !wish.spread_by.is_empty() {
         // One empty name clears the list, which an empty list can't say.
-        settings.spread_by = wish.spread_by.into_iter().filter(|name| !name.is_empty()).collect();
+        let names = wish.spread_by.iter().filter(|name| !name.is_empty());
+        settings.spread_by = names.cloned().collect();
     }
     if settings.spread_by.len() > 4 {
         return Err(Error::invalid(

@@ -485,6 +485,7 @@ fn next_page(
     let mut bound: Option<Cid> = None;
     for node in nodes {
         let page = own_page(&pins.worker, *node, after, statuses, rows_max)?;
+        // A short page is the last of its node.
         if page.len() >= rows_max
             && let Some((last, _)) = page.last()
         {

@@ -8,6 +8,7 @@ use cluster_proto::v1::pins_server::Pins as PinsService;
 use futures::Stream;
 use node_core::command::{OpResult, PinOutcome};
 use node_core::{Namespace, PinOptions};
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -16,14 +17,15 @@ use super::convert;
 use super::details::completed;
 use super::error::{code_of, deadline_of, status};
 use crate::service::{
-    Answer, ChunkSender, Error, ListRequest, NodeNames, PinFilter, PinWish, Pins, RecoverFilter, SEND_LIMIT,
+    AHEAD, Answer, Error, ListRequest, NodeNames, PinFilter, PinWish, Pins, RecoverFilter, SEND_LIMIT,
     StatusAllRequest, UpdateWish, WAIT_DEFAULT, WAIT_MAX, chunks_within,
 };
 
 /// Items of one message of a bulk stream, as the API promises.
 const BULK_ITEMS_MAX: usize = 1_000;
 
-/// Messages of a bulk stream in flight: reading goes on while earlier ones are committed.
+/// Messages of a bulk stream in flight: reading goes on while earlier ones are committed. How long one waits here for the
+/// room is not bounded, because it depends on the cluster; each item is given up after [`WAIT_MAX`].
 const BULK_AHEAD: usize = 16;
 
 /// How long a silent peer is waited for in a list of statuses, unless the caller says.
@@ -309,19 +311,22 @@ impl PinsService for PinsApi {
     async fn bulk_pin(&self, request: Request<Streaming<v1::BulkPinRequest>>) -> Answered<Self::BulkPinStream> {
         let caller = caller(&request)?;
         let slot = self.0.bulk_slot().map_err(status)?;
-        let (answers, queue) = chunks_within(BULK_AHEAD, SEND_LIMIT);
-        let read = self.clone().read_bulk(request.into_inner(), caller, answers);
+        let (begun, to_finish) = mpsc::channel(BULK_AHEAD);
+        let (answers, queue) = chunks_within(AHEAD, SEND_LIMIT);
+        let read = self.clone().read_bulk(request.into_inner(), caller, begun.clone());
         tokio::spawn(async move {
-            read.await;
+            let finishing = tokio::spawn(answers.send_finished(to_finish, bulk_answer));
+            tokio::select! {
+                () = read => {}
+                // The client went away, or left its answers unread for too long: what it still sends is for nothing.
+                () = begun.closed() => {}
+            }
+            drop(begun);
+            // It fails only when it panicked; then the stream has ended too.
+            let _ = finishing.await;
             drop(slot);
         });
-        let messages = queue.then(|pending| async {
-            let mut results = Vec::new();
-            for item in pending.map_err(status)?? {
-                results.push(item.result().await);
-            }
-            Ok(v1::BulkPinResponse { results })
-        });
+        let messages = queue.map(|answer| answer.map_err(status)?);
         Ok(Response::new(Box::pin(messages)))
     }
 }
@@ -350,6 +355,16 @@ impl Pending {
     }
 }
 
+/// What became of one message of a bulk stream, once all of its items are decided.
+async fn bulk_answer(message: Result<Vec<Pending>, Status>) -> Result<v1::BulkPinResponse, Status> {
+    let items = message?;
+    let mut results = Vec::with_capacity(items.len());
+    for item in items {
+        results.push(item.result().await);
+    }
+    Ok(v1::BulkPinResponse { results })
+}
+
 fn bulk_error(error: &Error) -> v1::BulkPinResult {
     v1::BulkPinResult {
         outcome: 0,
@@ -359,26 +374,27 @@ fn bulk_error(error: &Error) -> v1::BulkPinResult {
 }
 
 impl PinsApi {
-    /// Reads a bulk stream as fast as its items find room, and hands the answers on in order.
+    /// Reads a bulk stream as fast as its items find room, and hands on in order what is to be answered.
     async fn read_bulk(
         self,
         mut stream: Streaming<v1::BulkPinRequest>,
         caller: Caller,
-        mut answers: ChunkSender<Result<Vec<Pending>, Status>>,
+        begun: mpsc::Sender<Result<Vec<Pending>, Status>>,
     ) {
         loop {
             let message = match stream.message().await {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
                 Err(error) => {
-                    answers.send(Ok(Err(completed(error)))).await;
+                    // Nobody is told who has gone.
+                    let _ = begun.send(Err(completed(error))).await;
                     return;
                 }
             };
             if message.items.len() > BULK_ITEMS_MAX {
                 let count = message.items.len().to_string();
                 let error = Error::invalid("items", count, "at most 1000 in one message; send more messages");
-                answers.send(Err(error)).await;
+                let _ = begun.send(Err(status(error))).await;
                 return;
             }
             let names = self.0.names();
@@ -390,7 +406,7 @@ impl PinsApi {
                 };
                 pending.push(queued.map_or_else(Pending::Refused, Pending::Waiting));
             }
-            if !answers.send(Ok(Ok(pending))).await {
+            if begun.send(Ok(pending)).await.is_err() {
                 return;
             }
         }

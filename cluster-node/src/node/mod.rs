@@ -465,12 +465,22 @@ async fn open_stores(
         };
         standing::write(cluster, &standing)?;
     }
+    note_unknown_nodes(&state, &ledger, own)?;
     Ok(Stores {
         consensus,
         state,
         ledger: Arc::new(ledger),
         log_engine,
     })
+}
+
+/// Notes that a node of which the ledger knows nothing is compared with what is wanted: the ledger's folder may have been
+/// lost, and nothing else would ever bring back what was in it. Costs nothing for a node that shall hold nothing.
+fn note_unknown_nodes(state: &StateStore, ledger: &Ledger, own: PeerId) -> anyhow::Result<()> {
+    let known = ledger.nodes();
+    let own = pinset::nodes_of_peer(&*state.current(), own).context("the nodes of this peer can't be read")?;
+    let unknown = own.into_iter().map(|node| node.id).filter(|id| !known.contains(id));
+    state.note_nodes(unknown).context("the state can't be written")
 }
 
 /// One thread takes thousands of entries a second. On a small machine a second one only makes more switches between
@@ -504,7 +514,10 @@ fn build(
             ..WorkerConfig::default()
         },
         ledger.clone(),
-        Arc::new(StateWanted(state.clone())),
+        Arc::new(StateWanted {
+            state: state.clone(),
+            own,
+        }),
         clock.clone(),
         rand::random(),
         Arc::new(CountAttempts {

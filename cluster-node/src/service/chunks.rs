@@ -76,6 +76,25 @@ impl<T> ChunkSender<T> {
         tokio::runtime::Handle::current().block_on(self.send(chunk))
     }
 
+    /// Sends what `finish` makes of each of `begun`, in order, until those end or no more are wanted. For work that waits
+    /// for the cluster, whose slowness must not be taken for the client's: what is not finished waits in `begun`, whose
+    /// room is bounded and not the time there, and the limit is on how long a finished one stays unread.
+    pub async fn send_finished<B, F>(mut self, mut begun: mpsc::Receiver<B>, finish: impl Fn(B) -> F)
+    where
+        F: Future<Output = T>,
+    {
+        while let Some(one) = begun.recv().await {
+            let finished = tokio::select! {
+                finished = finish(one) => finished,
+                // Nobody waits for the result; finishing it could take as long as the cluster is without a leader.
+                () = self.closed() => return,
+            };
+            if !self.send(Ok(finished)).await {
+                return;
+            }
+        }
+    }
+
     /// Returns when nobody listens any more.
     pub async fn closed(&self) {
         self.queue.closed().await;
@@ -131,6 +150,74 @@ mod tests {
         }
         assert_eq!(receiver.next().await, Some(Err(Error::ClientTooSlow { limit })));
         assert_eq!(receiver.next().await, None);
+    }
+
+    /// As many as a stream of small messages begins while the cluster has no leader: more than have room.
+    const BEGUN: usize = 20;
+    const ROOM: usize = 16;
+
+    /// Begins [`BEGUN`] messages, each finished once `released` tells so, and answers how many found room in the end.
+    async fn begin(begun: mpsc::Sender<usize>) -> usize {
+        for number in 0..BEGUN {
+            if begun.send(number).await.is_err() {
+                return number;
+            }
+        }
+        BEGUN
+    }
+
+    #[tokio::test]
+    async fn a_slow_cluster_is_not_taken_for_a_slow_client() {
+        // Long enough that a machine that is busy for a moment is not taken for a client that does not read.
+        let limit = Duration::from_millis(400);
+        let (sender, mut receiver) = chunks_within(AHEAD, limit);
+        let (begun, to_finish) = mpsc::channel(ROOM);
+        let (release, released) = tokio::sync::watch::channel(false);
+        let beginning = tokio::spawn(begin(begun));
+        let finishing = tokio::spawn(sender.send_finished(to_finish, move |number| {
+            let mut released = released.clone();
+            async move {
+                released.wait_for(|is_released| *is_released).await.expect("it is told");
+                number
+            }
+        }));
+        // The client reads all the time. Waiting is the point: the room is taken for longer than anything may stay unread.
+        let first = tokio::time::timeout(limit + limit / 2, receiver.next()).await;
+        assert!(first.is_err(), "nothing is finished yet: {first:?}");
+        release.send(true).expect("it is awaited");
+        for expected in 0..BEGUN {
+            assert_eq!(receiver.next().await, Some(Ok(expected)));
+        }
+        assert_eq!(receiver.next().await, None, "no error at the end");
+        assert_eq!(beginning.await.expect("no panic"), BEGUN);
+        finishing.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_no_finished_work_is_told_and_let_go() {
+        let limit = Duration::from_millis(50);
+        let (sender, mut receiver) = chunks_within(AHEAD, limit);
+        let (begun, to_finish) = mpsc::channel(ROOM);
+        let beginning = tokio::spawn(begin(begun));
+        // It ends although nobody reads, and with it whoever begins more.
+        sender.send_finished(to_finish, std::future::ready).await;
+        assert!(beginning.await.expect("no panic") <= BEGUN);
+        for expected in 0..AHEAD {
+            assert_eq!(receiver.next().await, Some(Ok(expected)), "what was sent is not lost");
+        }
+        assert_eq!(receiver.next().await, Some(Err(Error::ClientTooSlow { limit })));
+        assert_eq!(receiver.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn work_for_a_client_that_went_away_is_not_awaited() {
+        let (sender, receiver) = chunks::<usize>();
+        let (begun, to_finish) = mpsc::channel(ROOM);
+        begun.send(0).await.expect("room");
+        let finishing = tokio::spawn(sender.send_finished(to_finish, |_| std::future::pending()));
+        drop(receiver);
+        finishing.await.expect("no panic");
+        begun.closed().await;
     }
 
     #[tokio::test]

@@ -539,21 +539,59 @@ impl Pins {
         }
     }
 
-    /// Reads the settings, changed by `edit` when it returns whether anything is to change.
+    /// Reads the settings, changed by `edit` when it returns whether anything is to change. It is called again when others
+    /// changed them meanwhile.
     pub async fn settings(
         &self,
-        edit: impl FnOnce(&mut Settings) -> Result<bool, Error>,
+        edit: impl Fn(&mut Settings) -> Result<bool, Error>,
         wait: Duration,
     ) -> Result<Arc<Settings>, Error> {
-        let state = self.reads.linearizable(wait).await?;
-        let mut settings = pinset::header(&*state)?.settings;
-        if edit(&mut settings)? {
-            let op = Op::PutSettings {
-                settings: settings.clone(),
-            };
-            self.proposer.submit(Request { id: None, op }, wait).await?;
+        let deadline = tokio::time::Instant::now() + wait;
+        let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+        let read = || async {
+            let state = self.reads.linearizable(left()).await?;
+            Ok(pinset::header(&*state)?.settings)
+        };
+        let put = |op| async {
+            let put = self.proposer.submit(Request { id: None, op }, left()).await;
+            put.map(drop)
+        };
+        edited(edit, read, put).await.map(Arc::new)
+    }
+}
+
+/// How often a change of the settings is made anew, because they were changed by somebody else between reading and
+/// writing, before the caller hears of it.
+const SETTINGS_TRIES_MAX: u32 = 8;
+
+/// The settings as `edit` leaves those that `read` finds. What is written replaces all of them, so it says of which it was
+/// made: else a change of another part that was acknowledged meanwhile would be undone.
+async fn edited<Read, Put>(
+    edit: impl Fn(&mut Settings) -> Result<bool, Error>,
+    read: impl Fn() -> Read,
+    put: impl Fn(Op) -> Put,
+) -> Result<Settings, Error>
+where
+    Read: Future<Output = Result<Settings, Error>>,
+    Put: Future<Output = Result<(), Error>>,
+{
+    let mut tries = 0;
+    loop {
+        let before = read().await?;
+        let mut settings = before.clone();
+        if !edit(&mut settings)? {
+            return Ok(settings);
         }
-        Ok(Arc::new(settings))
+        let op = Op::PutSettings {
+            settings: settings.clone(),
+            based_on: Some(before),
+        };
+        tries += 1;
+        match put(op).await {
+            Ok(()) => return Ok(settings),
+            Err(Error::Refused(refusal)) if refusal.kind == RefusalKind::Conflict && tries < SETTINGS_TRIES_MAX => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -592,4 +630,127 @@ pub fn check_wire_version(spoken: u32) -> Result<(), Error> {
 /// A refusal by a rule of membership.
 pub fn denied(message: impl Into<String>) -> Error {
     Error::Refused(Refusal::new(RefusalKind::Denied, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use node_core::command::CommandBatch;
+    use node_core::pinset::{Effects, MemoryKv};
+    use node_core::{Replication, Timestamp};
+
+    use super::*;
+
+    /// Settings that entries are applied to.
+    struct Replicated {
+        kv: RefCell<MemoryKv>,
+        index: Cell<u64>,
+    }
+
+    impl Replicated {
+        fn new() -> Self {
+            let new = Self {
+                kv: RefCell::default(),
+                index: Cell::new(0),
+            };
+            let id = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5";
+            new.apply(Op::InitCluster {
+                cluster_id: "test".into(),
+                settings: Settings::default(),
+                peer: NewPeer {
+                    id: id.parse().expect("valid"),
+                    name: "peer-1".into(),
+                    addresses: Vec::new(),
+                    api_address: String::new(),
+                    version: String::new(),
+                },
+            })
+            .expect("a new cluster");
+            new
+        }
+
+        fn settings(&self) -> Settings {
+            pinset::header(&*self.kv.borrow()).expect("in memory").settings
+        }
+
+        fn apply(&self, op: Op) -> Result<(), Error> {
+            self.index.set(self.index.get() + 1);
+            let batch = CommandBatch {
+                time: Timestamp::ZERO,
+                requests: vec![Request { id: None, op }],
+            };
+            let kv = &mut *self.kv.borrow_mut();
+            let mut results = pinset::apply(kv, self.index.get(), &batch, &mut Effects::default()).expect("in memory");
+            match results.remove(0) {
+                OpResult::Refused(refusal) => Err(Error::Refused(refusal)),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    const FACTORS: Replication = Replication { min: 2, max: 3 };
+
+    fn set_factors(settings: &mut Settings) -> Result<bool, Error> {
+        settings.replication = FACTORS;
+        Ok(true)
+    }
+
+    #[tokio::test]
+    async fn a_change_that_came_between_stays() {
+        let replicated = Replicated::new();
+        let puts = Cell::new(0);
+        let settings = edited(
+            set_factors,
+            || async { Ok(replicated.settings()) },
+            |op| {
+                puts.set(puts.get() + 1);
+                if puts.get() == 1 {
+                    let mut settings = replicated.settings();
+                    settings.spread_by = vec!["rack".into()];
+                    let based_on = Some(replicated.settings());
+                    replicated
+                        .apply(Op::PutSettings { settings, based_on })
+                        .expect("the first");
+                }
+                std::future::ready(replicated.apply(op))
+            },
+        )
+        .await
+        .expect("it is made anew");
+        assert_eq!(puts.get(), 2);
+        assert_eq!(settings, replicated.settings());
+        assert_eq!(
+            (settings.replication, settings.spread_by),
+            (FACTORS, vec!["rack".to_owned()])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_change_that_never_fits_is_given_up() {
+        let replicated = Replicated::new();
+        let puts = Cell::new(0);
+        let refused = edited(
+            set_factors,
+            || async { Ok(replicated.settings()) },
+            |op| {
+                puts.set(puts.get() + 1);
+                let mut settings = replicated.settings();
+                settings.spread_by = vec![puts.get().to_string()];
+                let other = Op::PutSettings {
+                    settings,
+                    based_on: None,
+                };
+                replicated.apply(other).expect("always another");
+                std::future::ready(replicated.apply(op))
+            },
+        )
+        .await
+        .expect_err("given up");
+        assert!(
+            matches!(&refused, Error::Refused(refusal) if refusal.kind == RefusalKind::Conflict),
+            "{refused}"
+        );
+        assert_eq!(puts.get(), SETTINGS_TRIES_MAX);
+    }
 }

@@ -4,7 +4,7 @@
 //! asked for hold the new one, wherever they are, or nobody wants that any more. While the new one can't be had, the old one
 //! stays: the blocks that both share may be nowhere else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// much replaced content goes in a second; what waits for content that nobody has costs no more.
 const CHUNK: usize = 1_000;
 
-/// How long letting go of one may take. What was decided is decided anew at the next look; a decision that is carried out late,
-/// under another leader, would meet what was asked for since.
+/// How long letting go of one may take. What was not let go of in time is decided anew at the next look.
 const RELEASE_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs until it is dropped.
@@ -57,8 +56,10 @@ async fn pass(pins: &Pins, behind: Option<&(Cid, Cid)>) -> Result<Option<(Cid, C
     let names = pins.names();
     let (mut silent, mut awaited) = (BTreeSet::new(), BTreeSet::new());
     let mut entries = pins.gather.all(&names, &news, PEER_TIMEOUT, &mut silent).await?;
+    let mut seen = BTreeMap::new();
     for cid in news {
         if let Some(placement) = pinset::placement(&*state, &cid)? {
+            seen.insert(cid, placement.revision);
             let rows = entries.remove(&cid).unwrap_or_default();
             let view = StatusView::fold(cid, String::new(), Some(placement), rows, &names.everyone(), &|node| {
                 is_silent(&names, &silent, node)
@@ -73,7 +74,11 @@ async fn pass(pins: &Pins, behind: Option<&(Cid, Cid)>) -> Result<Option<(Cid, C
         tracing::debug!(pin = %cid, replaced_by = %by, "replaced content is let go of");
         let request = Request {
             id: None,
-            op: Op::Release { cid, by },
+            op: Op::Release {
+                cid,
+                by,
+                based_on: Some(seen.get(&by).copied().unwrap_or(0)),
+            },
         };
         answers.push(pins.proposer.enqueue(request, RELEASE_WAIT, WhenFull::Wait).await?);
     }

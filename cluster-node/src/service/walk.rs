@@ -262,7 +262,7 @@ impl Walk {
             };
             let namespace = namespace_of(&next.key)?;
             let (start, end) = bounds(&namespace);
-            let (found, _) = scan(
+            let (found, is_end) = scan(
                 kv,
                 self.table,
                 &start.max(from),
@@ -270,7 +270,8 @@ impl Walk {
                 LIST_CHUNK - rows.len(),
             )?;
             rows.extend(found);
-            if rows.len() >= LIST_CHUNK {
+            // Cut by count or by bytes: the rest of the namespace comes first, so none is passed over yet.
+            if !is_end {
                 return Ok((rows, false));
             }
             let prefix = keys::namespace(&namespace);

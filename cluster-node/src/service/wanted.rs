@@ -6,14 +6,19 @@ use cluster_storage::state::StateStore;
 use cluster_worker::{TodoRow, WantedSource};
 use node_core::pinset::{self, KvError, KvRead, Table, keys};
 use node_core::reconcile::Wanted;
-use node_core::{Cid, NodeId, Placement};
+use node_core::{Cid, NodeId, PeerId, Placement};
 
 /// The state as the worker sees it.
-pub struct StateWanted(pub Arc<StateStore>);
+pub struct StateWanted {
+    /// The state.
+    pub state: Arc<StateStore>,
+    /// This peer.
+    pub own: PeerId,
+}
 
 impl WantedSource for StateWanted {
     fn todo(&self, limit: usize) -> Result<Vec<TodoRow>, String> {
-        let rows = self.0.todo_batch(limit).map_err(|error| error.to_string())?;
+        let rows = self.state.todo_batch(limit).map_err(|error| error.to_string())?;
         Ok(rows
             .into_iter()
             .map(|row| TodoRow {
@@ -25,16 +30,22 @@ impl WantedSource for StateWanted {
     }
 
     fn forget_todo(&self, keys: &[Vec<u8>]) -> Result<(), String> {
-        self.0.delete_todo(keys).map_err(|error| error.to_string())
+        self.state.delete_todo(keys).map_err(|error| error.to_string())
+    }
+
+    fn nodes(&self) -> Result<Vec<NodeId>, String> {
+        let nodes = pinset::nodes_of_peer(&*self.state.current(), self.own);
+        let nodes = nodes.map_err(|error| error.to_string())?;
+        Ok(nodes.into_iter().map(|node| node.id).collect())
     }
 
     fn wanted(&self, node: NodeId, cid: &Cid) -> Result<Option<Wanted>, String> {
-        let placement = pinset::placement(&*self.0.current(), cid).map_err(|error| error.to_string())?;
+        let placement = pinset::placement(&*self.state.current(), cid).map_err(|error| error.to_string())?;
         Ok(placement.filter(|placement| holds(placement, node)).map(wanted_of))
     }
 
     fn scan_wanted(&self, node: NodeId, after: Option<&Cid>, limit: usize) -> Result<Vec<(Cid, Wanted)>, String> {
-        let state = self.0.current();
+        let state = self.state.current();
         scan(&*state, node, after, limit).map_err(|error| error.to_string())
     }
 }

@@ -315,8 +315,10 @@ impl Ledger {
         Ok(out)
     }
 
-    /// At most `limit` entries of a node in this state, in CID order, behind `after`. For any state but `pinned` that
-    /// costs what it returns; `pinned` has no index and walks the table.
+    /// At most `limit` entries of a node in this state, in CID order, behind `after`; fewer only when nothing lies behind
+    /// them. For any state but `pinned` that costs what it returns; `pinned` has no index and walks the table.
+    ///
+    /// An entry that leaves the state while this reads is listed with its new one, or not at all once it is gone.
     pub fn scan_status(
         &self,
         node: NodeId,
@@ -341,33 +343,38 @@ impl Ledger {
             })?;
             return Ok(out);
         }
-        let from = after.map_or_else(
+        let mut from = after.map_or_else(
             || keys::status_prefix(node, status).to_vec(),
             |cid| successor(keys::status(&keys::entry(node, cid), status)),
         );
-        let mut found = Vec::new();
-        self.walk(
-            STATUS,
-            &from,
-            Some(keys::status_end(node, status).to_vec()),
-            true,
-            |key, _| {
+        let end = keys::status_end(node, status).to_vec();
+        // Callers take a short page for the last one. An entry that goes between the two reads must not make one, or all
+        // behind it would be left out without an error: the index is read on until the page is full or the index ends.
+        // That ends, because each round begins behind the last key of the one before.
+        loop {
+            let wanted = limit - out.len();
+            let mut found = Vec::new();
+            let mut last = None;
+            self.walk(STATUS, &from, Some(end.clone()), true, |key, _| {
                 found.push(keys::status_to_entry(key)?);
-                Ok(if found.len() < limit {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                })
-            },
-        )?;
-        for (key, entry) in found.iter().zip(self.read_many(&found)?) {
-            // An entry that left the state between the two reads is in this list with its new state: the cursor must
-            // not depend on a race, and the caller sees what is true now.
-            if let Some(entry) = entry {
-                out.push((keys::read_entry(key)?.1, entry));
+                if found.len() < wanted {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                last = Some(key.to_vec());
+                Ok(ControlFlow::Break(()))
+            })?;
+            for (key, entry) in found.iter().zip(self.read_many(&found)?) {
+                // An entry that left the state between the two reads is in this list with its new state: the cursor must
+                // not depend on a race, and the caller sees what is true now.
+                if let Some(entry) = entry {
+                    out.push((keys::read_entry(key)?.1, entry));
+                }
+            }
+            match last {
+                Some(last) if out.len() < limit => from = successor(last),
+                _ => return Ok(out),
             }
         }
-        Ok(out)
     }
 
     /// What is due in a queue at `now`, earliest first, without those that `skip` names.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use cluster_ipfs::{Added, Error, Held, Listed, LookFor, Operation, Progress, Updated};
 use cluster_storage::ledger::{self, Edit};
-use node_core::reconcile::{self, Change, Entry, Failure as Failed, Lane, Pinned, Seen, Step, Unpin};
+use node_core::reconcile::{self, Change, Entry, Failure as Failed, Lane, Named, Pinned, Seen, Step, Unpin};
 use node_core::{Cid, ErrorClass, PinMode, Status, Timestamp};
 use tokio::time::Instant;
 
@@ -173,13 +173,7 @@ fn node_error(failure: &Failure) -> Option<&Error> {
 
 async fn pin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -> Result<Did, Failure> {
     let node = &context.node;
-    // What lies beside a recursive pin of ours does not matter.
-    let look_for = if entry.ours && entry.mode == PinMode::Recursive {
-        LookFor::Recursive
-    } else {
-        LookFor::Any
-    };
-    let listed = node.pin_ls(cid, look_for).await?;
+    let listed = node.pin_ls(cid, LookFor::Any).await?;
     context.answered();
     let seen = listed.as_ref().and_then(|listed| seen(listed, &context.settings));
     let looked = reconcile::look(entry, seen);
@@ -196,7 +190,8 @@ async fn pin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -> 
         return done(looked.ours, looked.found, Progress::default());
     }
     let found = looked.found;
-    if !entry.ours {
+    // Also what was made by hand since: once it is overwritten nothing else tells of it.
+    if !entry.ours || entry.found != found {
         let mark = Edit::new(context.id(), *cid, move |old| {
             old.map_or(Change::Keep, |old| reconcile::marked(old, found))
         });
@@ -280,10 +275,13 @@ fn seen(listed: &Listed, settings: &NodeSettings) -> Option<Seen> {
         Held::Direct => PinMode::Direct,
         Held::Indirect => return None,
     };
-    Some(Seen {
-        mode,
-        named: settings.adopts || listed.name == settings.pin_name,
-    })
+    let named = match &listed.name {
+        _ if settings.adopts => Named::Ours,
+        Some(name) if *name == settings.pin_name => Named::Ours,
+        Some(_) => Named::Another,
+        None => Named::Untold,
+    };
+    Some(Seen { mode, named })
 }
 
 /// Connects to the origins and finds out whether an older version of the content is pinned on the node.
@@ -327,27 +325,20 @@ async fn follow_hints(context: &Context, cid: &Cid, mode: PinMode) -> Result<Opt
 async fn unpin(context: &Context, cid: &Cid, entry: &Entry, running: &Running) -> Result<Did, Failure> {
     running.set_at_node();
     let node = &context.node;
-    match reconcile::unpin(entry) {
+    let listed = node.pin_ls(cid, LookFor::Any).await?;
+    let seen = listed.as_ref().and_then(|listed| seen(listed, &context.settings));
+    match reconcile::unpin(entry, seen) {
         Unpin::Nothing => {}
         Unpin::Remove => {
             node.pin_rm(cid).await?;
         }
-        Unpin::RemoveNamed => {
-            let ours = |pin: Listed| pin.name == context.settings.pin_name;
-            if node.pin_ls(cid, LookFor::Any).await?.is_some_and(ours) {
+        Unpin::BackToDirect { remove } => {
+            if remove {
                 node.pin_rm(cid).await?;
             }
+            // Without our name: it is theirs again.
+            node.pin_add(cid, PinMode::Direct, "", &|_| {}).await?;
         }
-        Unpin::BackToDirect => match node.pin_ls(cid, LookFor::Any).await?.map(|pin| pin.held) {
-            Some(Held::Direct) => {}
-            held => {
-                if held == Some(Held::Recursive) {
-                    node.pin_rm(cid).await?;
-                }
-                // Without our name: it is theirs again.
-                node.pin_add(cid, PinMode::Direct, "", &|_| {}).await?;
-            }
-        },
     }
     Ok(Did::Unpinned)
 }

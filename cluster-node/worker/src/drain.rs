@@ -6,7 +6,7 @@
 //! A note says where to look, not what to do, so doing it twice or late does no harm: what counts is what is wanted when
 //! the note is handled. One task does all of this, which is why a wish can't be overtaken by an older one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,13 +81,17 @@ async fn step(inner: &Arc<Inner>, resyncs: &mut BTreeMap<NodeId, Resync>) -> Res
     let rows = blocking(move || source.todo(asked)).await?;
     let more = rows.len() >= asked;
     let rows: Vec<_> = rows.into_iter().filter(|row| !held.contains(&row.key)).collect();
+    let all = match rows.iter().any(|row| row.node == ALL_NODES) {
+        true => all_nodes(inner).await?,
+        false => Vec::new(),
+    };
+    let meant = |node: NodeId| match node {
+        ALL_NODES => all.clone(),
+        node => vec![node],
+    };
     let (single, whole): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.cid.is_some());
     for row in whole {
-        let nodes = if row.node == ALL_NODES {
-            inner.all_nodes()
-        } else {
-            vec![row.node]
-        };
+        let nodes = meant(row.node);
         if nodes.is_empty() {
             forget(inner, vec![row.key.clone()]).await?;
         }
@@ -99,7 +103,7 @@ async fn step(inner: &Arc<Inner>, resyncs: &mut BTreeMap<NodeId, Resync>) -> Res
         }
     }
     if !single.is_empty() {
-        handle(inner, single).await?;
+        handle(inner, single, meant).await?;
     }
     let nodes: Vec<_> = resyncs.keys().copied().collect();
     for node in nodes {
@@ -121,21 +125,24 @@ async fn step(inner: &Arc<Inner>, resyncs: &mut BTreeMap<NodeId, Resync>) -> Res
     Ok(more || !resyncs.is_empty())
 }
 
+/// Those of the state, those that the ledger knows something of, and those that are driven.
+async fn all_nodes(inner: &Arc<Inner>) -> Result<Vec<NodeId>, String> {
+    let source = Arc::clone(&inner.source);
+    let mut all: BTreeSet<_> = blocking(move || source.nodes()).await?.into_iter().collect();
+    all.extend(inner.all_nodes());
+    Ok(all.into_iter().collect())
+}
+
 /// Notes of single CIDs.
-async fn handle(inner: &Arc<Inner>, rows: Vec<TodoRow>) -> Result<(), String> {
+async fn handle(inner: &Arc<Inner>, rows: Vec<TodoRow>, meant: impl Fn(NodeId) -> Vec<NodeId>) -> Result<(), String> {
     let mut keys = Vec::with_capacity(rows.len());
     let mut places = Vec::with_capacity(rows.len());
     let mut seen = HashSet::with_capacity(rows.len());
     for row in rows {
         keys.push(row.key);
         let Some(cid) = row.cid else { continue };
-        let nodes = if row.node == ALL_NODES {
-            inner.all_nodes()
-        } else {
-            vec![row.node]
-        };
         places.extend(
-            nodes
+            meant(row.node)
                 .into_iter()
                 .map(|node| (node, cid))
                 .filter(|place| seen.insert(*place)),

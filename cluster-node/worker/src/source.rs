@@ -28,6 +28,10 @@ pub trait WantedSource: Send + Sync + 'static {
     /// Removes these notes: what they led to is safely in the ledger.
     fn forget_todo(&self, keys: &[Vec<u8>]) -> Result<(), String>;
 
+    /// The nodes of this peer, as the state says that the notes are read from. Not the nodes that the worker was told: it
+    /// hears of them a moment later, and a note that was expanded before would be lost for them.
+    fn nodes(&self) -> Result<Vec<NodeId>, String>;
+
     /// What the node shall hold of this CID now.
     fn wanted(&self, node: NodeId, cid: &Cid) -> Result<Option<Wanted>, String>;
 

@@ -144,7 +144,7 @@ impl Applier<'_> {
                 None => refuse(RefusalKind::NotFound, not_pinned(key)),
             },
             Op::Place { cid, plan } => self.place(cid, plan),
-            Op::Release { cid, by } => self.release(cid, by),
+            Op::Release { cid, by, based_on } => self.release(cid, by, *based_on),
             Op::Expire { limit } => self.expire((*limit).min(EXPIRE_LIMIT_MAX)),
             Op::CreateCredential { credential } => credentials::create(self, credential),
             Op::RevokeCredential { id } => credentials::revoke(self, id),
@@ -252,7 +252,7 @@ impl Applier<'_> {
             revision,
             changed: self.time,
         };
-        self.set_placement(old_placement, Some(new_placement.clone()))?;
+        self.set_placement(old_placement, Some(new_placement.clone()), true)?;
         if takes_place && let Some(source) = source {
             if source.key.cid != key.cid {
                 self.keep(&source, &key.cid)?;
@@ -317,9 +317,15 @@ impl Applier<'_> {
         Ok(())
     }
 
-    fn release(&mut self, cid: &Cid, by: &Cid) -> Result<OpResult, Stop> {
+    fn release(&mut self, cid: &Cid, by: &Cid, based_on: Option<u64>) -> Result<OpResult, Stop> {
         let row = keys::kept(cid, by);
         if self.kv.get(Table::Kept, &row)?.is_none() {
+            return Ok(OpResult::Done);
+        }
+        // Decided by a leader that has been replaced since, it may come when other nodes are to hold the new content.
+        if let Some(based_on) = based_on
+            && placement(self.kv, by)?.map_or(0, |placement| placement.revision) != based_on
+        {
             return Ok(OpResult::Done);
         }
         self.kv.delete(Table::Kept, row);
@@ -362,7 +368,7 @@ impl Applier<'_> {
                 ..old
             }
         });
-        self.set_placement(old, new)
+        self.set_placement(old, new, false)
     }
 
     /// `value` is that of its row in `Pins`.

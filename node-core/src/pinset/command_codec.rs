@@ -7,9 +7,10 @@ use super::codec::{
 };
 use super::credentials::{CredentialV1, read_id};
 use super::keys;
+use super::records::Settings;
 use super::view::KvError;
 use crate::command::{CommandBatch, NewPeer, Op, OpResult, PinOutcome, Pinned, Plan, Refusal, RefusalKind, Request};
-use crate::{NodeId, NodeState, PinKey, RequestId, Timestamp};
+use crate::{NodeId, NodeState, PinKey, Replication, RequestId, Timestamp};
 
 #[derive(Clone, PartialEq, Message)]
 struct BatchV1 {
@@ -23,7 +24,7 @@ struct BatchV1 {
 struct RequestV1 {
     #[prost(string, tag = "1")]
     id: String,
-    #[prost(oneof = "OpV1", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "OpV1", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
     op: Option<OpV1>,
 }
 
@@ -53,15 +54,26 @@ enum OpV1 {
     #[prost(bytes = "vec", tag = "12")]
     RemovePeer(Vec<u8>),
     #[prost(message, tag = "13")]
-    PutSettings(SettingsV1),
+    PutSettings(PutSettingsV1),
     #[prost(message, tag = "14")]
     CreateCredential(CredentialV1),
     /// An ID.
     #[prost(string, tag = "15")]
     RevokeCredential(String),
-    /// A key of `Kept`.
+    /// A key of `Kept`: what a peer wrote before there was field 17. Done whatever has changed since.
     #[prost(bytes = "vec", tag = "16")]
-    Release(Vec<u8>),
+    ReleaseAnyhow(Vec<u8>),
+    #[prost(message, tag = "17")]
+    Release(ReleaseV1),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ReleaseV1 {
+    /// A key of `Kept`.
+    #[prost(bytes = "vec", tag = "1")]
+    kept: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    based_on: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -134,6 +146,19 @@ struct AdmitPeerV1 {
     peer: Option<NewPeerV1>,
 }
 
+/// The first fields are those of [`SettingsV1`], which was all there was once.
+#[derive(Clone, PartialEq, Message)]
+struct PutSettingsV1 {
+    #[prost(sint32, tag = "1")]
+    min: i32,
+    #[prost(sint32, tag = "2")]
+    max: i32,
+    #[prost(string, repeated, tag = "3")]
+    spread_by: Vec<String>,
+    #[prost(message, optional, tag = "4")]
+    based_on: Option<SettingsV1>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct NewPeerV1 {
     #[prost(bytes = "vec", tag = "1")]
@@ -154,6 +179,11 @@ fn put_plan(plan: &Plan) -> PlanV1 {
         nodes: ids(&plan.nodes),
         unplaced: plan.unplaced.clone(),
     }
+}
+
+fn read_release(kept: &[u8], based_on: Option<u64>) -> Result<Op, KvError> {
+    let (cid, by) = keys::read_kept(kept)?;
+    Ok(Op::Release { cid, by, based_on })
 }
 
 fn read_plan(plan: Option<PlanV1>) -> Plan {
@@ -208,7 +238,13 @@ fn put_request(request: &Request) -> RequestV1 {
             cid: cid.to_bytes(),
             plan: Some(put_plan(plan)),
         }),
-        Op::Release { cid, by } => OpV1::Release(keys::kept(cid, by)),
+        Op::Release { cid, by, based_on } => {
+            let kept = keys::kept(cid, by);
+            match *based_on {
+                None => OpV1::ReleaseAnyhow(kept),
+                Some(based_on) => OpV1::Release(ReleaseV1 { kept, based_on }),
+            }
+        }
         Op::Expire { limit } => OpV1::Expire(*limit),
         Op::PutNode { node } => OpV1::PutNode(node.into()),
         Op::SetNodeState { node, state } => OpV1::SetNodeState(SetNodeStateV1 {
@@ -239,7 +275,12 @@ fn put_request(request: &Request) -> RequestV1 {
         }),
         Op::UpdatePeer { peer } => OpV1::UpdatePeer(put_new_peer(peer)),
         Op::RemovePeer { peer } => OpV1::RemovePeer(peer.to_bytes()),
-        Op::PutSettings { settings } => OpV1::PutSettings(settings.into()),
+        Op::PutSettings { settings, based_on } => OpV1::PutSettings(PutSettingsV1 {
+            min: settings.replication.min,
+            max: settings.replication.max,
+            spread_by: settings.spread_by.clone(),
+            based_on: based_on.as_ref().map(Into::into),
+        }),
         Op::CreateCredential { credential } => OpV1::CreateCredential((&**credential).into()),
         Op::RevokeCredential { id } => OpV1::RevokeCredential(id.as_str().to_owned()),
     };
@@ -272,10 +313,8 @@ fn read_request(request: RequestV1) -> Result<Request, KvError> {
             cid: read_cid(&place.cid)?,
             plan: read_plan(place.plan),
         },
-        OpV1::Release(kept) => {
-            let (cid, by) = keys::read_kept(&kept)?;
-            Op::Release { cid, by }
-        }
+        OpV1::ReleaseAnyhow(kept) => read_release(&kept, None)?,
+        OpV1::Release(release) => read_release(&release.kept, Some(release.based_on))?,
         OpV1::Expire(limit) => Op::Expire { limit },
         OpV1::PutNode(node) => Op::PutNode { node: node.read()? },
         OpV1::SetNodeState(set) => Op::SetNodeState {
@@ -302,8 +341,15 @@ fn read_request(request: RequestV1) -> Result<Request, KvError> {
         OpV1::RemovePeer(peer) => Op::RemovePeer {
             peer: read_peer(&peer)?,
         },
-        OpV1::PutSettings(settings) => Op::PutSettings {
-            settings: settings.read(),
+        OpV1::PutSettings(put) => Op::PutSettings {
+            settings: Settings {
+                replication: Replication {
+                    min: put.min,
+                    max: put.max,
+                },
+                spread_by: put.spread_by,
+            },
+            based_on: put.based_on.map(SettingsV1::read),
         },
         OpV1::CreateCredential(credential) => Op::CreateCredential {
             credential: Box::new(credential.read()?),

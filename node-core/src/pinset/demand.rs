@@ -2,15 +2,16 @@
 //!
 //! A placement carries the demand of its CID, so one more pin costs no look at the others. Replacing or removing one does:
 //! whether the largest demand was its own is only known from the rest. They are read from one range of
-//! [`Table::CidPins`], whose rows carry what each asks for, and their number is bounded ([`PINS_PER_CID_MAX`]).
+//! [`Table::CidPins`], whose rows carry what each asks for, until some are found that together ask for as much; and their
+//! number is bounded ([`PINS_PER_CID_MAX`]).
 
 use super::keys;
 use super::read::collect;
 use super::view::{KvError, KvRead, Table};
 use crate::{Cid, PinKey, PinMode, PinOptions, Placement, Replication};
 
-/// Most pins of one CID, over all namespaces and slots. Replacing or removing one of them reads them all on every peer, and
-/// who can choose slots could otherwise hold up the whole cluster.
+/// Most pins of one CID, over all namespaces and slots. Replacing or removing one that asks for more than the others reads
+/// them all on every peer, and who can choose slots could otherwise hold up the whole cluster.
 pub const PINS_PER_CID_MAX: u32 = 10_000;
 
 /// The largest demand of all pins of one CID.
@@ -76,17 +77,13 @@ pub fn demand(kv: &dyn KvRead, cid: &Cid, placement: Option<&Placement>, step: S
         Step::Replace(key, options) => (Some(key), Some(options)),
         Step::Remove(key) => (Some(key), None),
     };
-    if placement.is_some() {
-        let left_out = left_out.map(keys::cid_pin);
-        let rows = collect(kv, Table::CidPins, &keys::cid(cid), |key, value| {
-            let asked = decode_asked(value)?;
-            Ok((left_out.as_deref() != Some(key)).then_some(asked))
-        })?;
-        for (replication, mode) in rows.into_iter().flatten() {
-            demand.add(replication, mode);
-        }
+    if let Some(placement) = placement {
         // What a pin asked for that was replaced counts until what replaces it is held.
-        for (replication, mode) in collect(kv, Table::Kept, &keys::cid(cid), |_, value| decode_asked(value))? {
+        let kept = collect(kv, Table::Kept, &keys::cid(cid), |_, value| decode_asked(value))?;
+        // With some of these the placement does not tell how many pins there are: one may have been added just now.
+        let known = (kept.is_empty() && left_out.is_some()).then_some(placement);
+        demand = others(kv, cid, known, left_out)?;
+        for (replication, mode) in kept {
             demand.add(replication, mode);
         }
     }
@@ -94,6 +91,31 @@ pub fn demand(kv: &dyn KvRead, cid: &Cid, placement: Option<&Placement>, step: S
         demand.add(options.replication, options.mode);
     }
     Ok(demand)
+}
+
+/// What all pins of a CID but one ask for. As soon as those that were read ask for all that a `known` placement carries, the
+/// rest can't add to it: of thousands of pins that ask for the same, one or two are read.
+fn others(kv: &dyn KvRead, cid: &Cid, known: Option<&Placement>, left_out: Option<&PinKey>) -> Result<Demand, KvError> {
+    let left_out = left_out.map(keys::cid_pin);
+    let start = keys::cid(cid);
+    let end = keys::after_prefix(&start);
+    let (mut demand, mut failed) = (Demand::default(), None);
+    kv.scan(Table::CidPins, &start, end.as_deref(), &mut |key, value| {
+        if left_out.as_deref() == Some(key) {
+            return true;
+        }
+        match decode_asked(value) {
+            Ok((replication, mode)) => demand.add(replication, mode),
+            Err(error) => failed = Some(error),
+        }
+        let is_all = |known: &&Placement| (demand.replication, demand.mode) == (known.replication, known.mode);
+        let all = known.filter(is_all);
+        if let Some(known) = all {
+            demand.pins = known.pins.saturating_sub(1);
+        }
+        failed.is_none() && all.is_none()
+    })?;
+    failed.map_or(Ok(demand), Err)
 }
 
 /// The value of a row in `CidPins` and `Kept`: both factors and the mode.

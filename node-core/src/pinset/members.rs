@@ -47,7 +47,7 @@ pub(super) fn apply(applier: &mut Applier<'_>, op: &Op) -> Result<OpResult, Stop
         } => admit_peer(applier, token_hash, attempt, peer),
         Op::UpdatePeer { peer } => update_peer(applier, peer),
         Op::RemovePeer { peer } => remove_peer(applier, *peer),
-        Op::PutSettings { settings } => put_settings(applier, settings),
+        Op::PutSettings { settings, based_on } => put_settings(applier, settings, based_on.as_ref()),
         Op::PutPin { .. }
         | Op::RemovePin { .. }
         | Op::Place { .. }
@@ -349,8 +349,14 @@ fn remove_peer(applier: &mut Applier<'_>, id: PeerId) -> Result<OpResult, Stop> 
     Ok(OpResult::Done)
 }
 
-fn put_settings(applier: &mut Applier<'_>, settings: &Settings) -> Result<OpResult, Stop> {
+fn put_settings(applier: &mut Applier<'_>, settings: &Settings, based_on: Option<&Settings>) -> Result<OpResult, Stop> {
     check_settings(settings)?;
+    if based_on.is_some_and(|based_on| applier.header.settings != *based_on) {
+        return refuse(
+            RefusalKind::Conflict,
+            "the cluster's settings were changed by somebody else at the same time; try again",
+        );
+    }
     if applier.header.settings != *settings {
         applier.header.settings = settings.clone();
         applier.effects.nodes_changed = true;

@@ -89,7 +89,7 @@ impl Applier<'_> {
             changed: self.time,
             ..old.clone()
         };
-        self.set_placement(Some(old), Some(new))?;
+        self.set_placement(Some(old), Some(new), false)?;
         Ok(OpResult::Done)
     }
 
@@ -119,7 +119,13 @@ impl Applier<'_> {
     }
 
     /// Replaces a placement with all that hangs on it: indexes, counters, and the nodes that must look.
-    pub(super) fn set_placement(&mut self, old: Option<Placement>, new: Option<Placement>) -> Result<(), KvError> {
+    /// With `asked` somebody has asked for the content: all its nodes must look, since one may have given up.
+    pub(super) fn set_placement(
+        &mut self,
+        old: Option<Placement>,
+        new: Option<Placement>,
+        asked: bool,
+    ) -> Result<(), KvError> {
         let Some(cid) = new.as_ref().or(old.as_ref()).map(|placement| placement.cid) else {
             return Ok(());
         };
@@ -157,7 +163,7 @@ impl Applier<'_> {
         // A node that holds it before and after must still look when the mode changed, and when it is told of another place
         // where the content may be found: it may have given up for want of one.
         let told = |placement: &Placement| (placement.mode, placement.origins.clone(), placement.updated_from);
-        let same = old.as_ref().map(told) == new.as_ref().map(told);
+        let same = !asked && old.as_ref().map(told) == new.as_ref().map(told);
         let mut touched: Vec<NodeId> = if old_everywhere || new_everywhere {
             if old_everywhere && new_everywhere && same {
                 Vec::new()

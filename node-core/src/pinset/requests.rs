@@ -109,7 +109,7 @@ fn fingerprint(op: &Op) -> u64 {
         }
         Op::RemovePeer { peer } => about.extend_from_slice(&peer.to_bytes()),
         Op::Place { cid, .. } => about.extend_from_slice(&cid.to_bytes()),
-        Op::Release { cid, by } => about.extend_from_slice(&keys::kept(cid, by)),
+        Op::Release { cid, by, .. } => about.extend_from_slice(&keys::kept(cid, by)),
         Op::CreateToken { hash, .. } => about.extend_from_slice(hash),
         Op::CreateCredential { credential } => {
             about.extend_from_slice(credential.id.as_str().as_bytes());

@@ -24,7 +24,7 @@ mod outcome;
 pub use diff::{diff, stretch_end};
 pub use entry::{Change, Entry, Kind, Lane};
 pub use follow::{Asked, follow, rearmed, requeued};
-pub use outcome::{Failure, Looked, Pinned, Seen, Step, Unpin, failed, look, marked, pinned, unpin, unpinned};
+pub use outcome::{Failure, Looked, Named, Pinned, Seen, Step, Unpin, failed, look, marked, pinned, unpin, unpinned};
 
 use crate::{Cid, PinMode};
 

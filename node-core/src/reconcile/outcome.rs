@@ -12,8 +12,20 @@ use super::{Change, Entry, Kind};
 pub struct Seen {
     /// How it is pinned.
     pub mode: PinMode,
-    /// It bears our name, so a Pinfleet made it: this peer before it lost its disk, or one that drove the node before.
-    pub named: bool,
+    /// Whose it is.
+    pub named: Named,
+}
+
+/// What the name of a pin tells of who made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// It bears our name, so a Pinfleet made it: this peer, perhaps before it lost its disk, or one that drove the node
+    /// before.
+    Ours,
+    /// It bears another name or none, so somebody else made it, or took it over from us.
+    Another,
+    /// The daemon knows no names, so there is only what the entry says.
+    Untold,
 }
 
 /// What a look at the node means for a pin.
@@ -40,15 +52,18 @@ pub enum Step {
     Shrink,
 }
 
-/// Decides by what the node holds. What is there before our first request, and does not bear our name, was made by hand.
+/// Decides by what the node holds. What does not bear our name was made by hand, at any time: before our first request, or
+/// later by somebody who helps where we did not get on. Where there are no names, so was what is there before our first
+/// request.
 pub fn look(entry: &Entry, seen: Option<Seen>) -> Looked {
-    let named = seen.is_some_and(|seen| seen.named);
-    let ours = entry.ours || named;
+    let named = seen.map(|seen| seen.named);
+    let ours = entry.ours || named == Some(Named::Ours);
     let held = seen.map(|seen| seen.mode);
-    let found = if entry.ours {
-        entry.found
-    } else {
-        held.filter(|_| !named)
+    let found = match named {
+        Some(Named::Another) => held,
+        Some(Named::Untold) if !entry.ours => held,
+        _ if entry.ours => entry.found,
+        _ => None,
     };
     let step = match (held, entry.mode) {
         (Some(PinMode::Recursive), PinMode::Recursive) | (Some(PinMode::Direct), PinMode::Direct) => Step::Nothing,
@@ -127,24 +142,37 @@ pub fn pinned(old: &Entry, pinned: Pinned, now: Timestamp, look_after: Duration)
 /// How a node lets go of a CID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unpin {
-    /// Not at all: what is there is not ours.
+    /// Not at all: what is there, if anything, is not ours.
     Nothing,
-    /// The pin goes, whatever it is.
+    /// The pin goes, or what there is of it.
     Remove,
-    /// The pin goes if it bears our name. So it is where nothing else is known of the node.
-    RemoveNamed,
-    /// We made more of a direct pin made by hand: back to what it was.
-    BackToDirect,
+    /// We made more of a direct pin made by hand: the recursive pin, if it is there, goes, and the direct one comes back.
+    BackToDirect {
+        /// It is there.
+        remove: bool,
+    },
 }
 
-/// What letting go of the CID means at the node.
-pub fn unpin(entry: &Entry) -> Unpin {
+/// What letting go of the CID means at the node, by what it holds now.
+pub fn unpin(entry: &Entry, seen: Option<Seen>) -> Unpin {
+    let named = seen.map(|seen| seen.named);
     match (entry.ours, entry.found) {
-        (false, _) => Unpin::RemoveNamed,
-        (true, None) => Unpin::Remove,
-        // It was there before us and was enough: what is there now is not ours.
-        (true, Some(PinMode::Recursive)) => Unpin::Nothing,
-        (true, Some(PinMode::Direct)) => Unpin::BackToDirect,
+        // Nothing is known of the node but names.
+        (false, _) if named == Some(Named::Ours) => Unpin::Remove,
+        (false, _) => Unpin::Nothing,
+        // It was there before us and was enough: what is there now is not ours, unless that went and we pinned it anew.
+        (true, Some(PinMode::Recursive)) if named != Some(Named::Ours) => Unpin::Nothing,
+        // Somebody has pinned it since, by hand.
+        (true, _) if named == Some(Named::Another) => Unpin::Nothing,
+        // Also where no pin is seen: what a node began to fetch and has not completed is none yet, and must not stay.
+        (true, None | Some(PinMode::Recursive)) => Unpin::Remove,
+        (true, Some(PinMode::Direct)) => match seen {
+            Some(Seen {
+                mode: PinMode::Direct,
+                named: Named::Untold,
+            }) => Unpin::Nothing,
+            seen => Unpin::BackToDirect { remove: seen.is_some() },
+        },
     }
 }
 
@@ -288,13 +316,37 @@ mod tests {
                 named,
             })
         };
-        let looked = look(&entry, seen(true));
+        let looked = look(&entry, seen(Named::Ours));
         assert_eq!((looked.ours, looked.found, looked.step), (true, None, Step::Nothing));
-        let looked = look(&entry, seen(false));
-        assert_eq!(
-            (looked.ours, looked.found, looked.step),
-            (false, Some(PinMode::Recursive), Step::Nothing)
-        );
+        for named in [Named::Another, Named::Untold] {
+            let looked = look(&entry, seen(named));
+            assert_eq!(
+                (looked.ours, looked.found, looked.step),
+                (false, Some(PinMode::Recursive), Step::Nothing)
+            );
+        }
+    }
+
+    /// An operator helps where we did not get on: our request was sent and failed, then it was pinned by hand.
+    #[test]
+    fn a_pin_made_by_hand_after_our_request_is_not_ours() {
+        let mut entry = Entry::queued(PinMode::Recursive, 1, NOW);
+        entry.ours = true;
+        let seen = |named| {
+            Some(Seen {
+                mode: PinMode::Recursive,
+                named,
+            })
+        };
+        let looked = look(&entry, seen(Named::Another));
+        assert_eq!((looked.found, looked.step), (Some(PinMode::Recursive), Step::Nothing));
+        // Nobody looked again before it was let go of.
+        assert_eq!(unpin(&entry, seen(Named::Another)), Unpin::Nothing);
+        // A daemon without names can't tell us, and then what we asked for is ours.
+        assert_eq!(look(&entry, seen(Named::Untold)).found, None);
+        assert_eq!(unpin(&entry, seen(Named::Untold)), Unpin::Remove);
+        assert_eq!(unpin(&entry, seen(Named::Ours)), Unpin::Remove);
+        assert_eq!(unpin(&entry, None), Unpin::Remove);
     }
 
     #[test]

@@ -147,6 +147,16 @@ impl Machine {
         let op = self.put(key, options);
         self.one(op)
     }
+
+    /// Lets go of `cid` as a leader would that sees `by` as it is now.
+    pub fn release(&self, cid: Cid, by: Cid) -> Op {
+        let placement = pinset::placement(&self.kv, &by).expect("memory");
+        Op::Release {
+            cid,
+            by,
+            based_on: Some(placement.map_or(0, |placement| placement.revision)),
+        }
+    }
 }
 
 pub fn replicas(min: i32, max: i32) -> PinOptions {

@@ -77,17 +77,25 @@ fn keys_lie_as_they_always_did() {
     let kept = keys::kept(&cid(1), &cid(2));
     assert_eq!(kept, [cid(1).to_bytes(), cid(2).to_bytes()].concat());
     assert_eq!(keys::read_kept(&kept), Ok((cid(1), cid(2))));
-    let release = CommandBatch {
+    let release = |based_on| CommandBatch {
         time: Timestamp::ZERO,
         requests: vec![Request {
             id: None,
             op: Op::Release {
                 cid: cid(1),
                 by: cid(2),
+                based_on,
             },
         }],
     };
-    assert_eq!(release.encode()[..6], [0x01, 0x12, 0x4b, 0x82, 0x01, 0x48]);
+    let before = release(None).encode();
+    assert_eq!(before[..6], [0x01, 0x12, 0x4b, 0x82, 0x01, 0x48]);
+    let now = release(Some(1)).encode();
+    assert_eq!(now[..8], [0x01, 0x12, 0x4f, 0x8a, 0x01, 0x4c, 0x0a, 0x48]);
+    for based_on in [None, Some(0), Some(7)] {
+        let batch = release(based_on);
+        assert_eq!(CommandBatch::decode(&batch.encode()), Ok(batch));
+    }
 }
 
 /// An export of IPFS Cluster has whole seconds.

@@ -1,14 +1,40 @@
 //! What pins and unpins do, and when pins expire.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use node_core::command::{Op, OpResult, PinOutcome, RefusalKind, Request};
 use node_core::pinset;
-use node_core::pinset::check_invariants;
+use node_core::pinset::{KvError, KvRead, Table, check_invariants};
 use node_core::{NodeId, NodeState, PinMode, PinOptions, Replication};
 
 use super::machine::*;
+
+/// Counts the rows that scans read.
+struct Counting<'a> {
+    kv: &'a dyn KvRead,
+    rows: Cell<u32>,
+}
+
+impl KvRead for Counting<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.kv.get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), KvError> {
+        self.kv.scan(table, start, end, &mut |key, value| {
+            self.rows.set(self.rows.get() + 1);
+            visit(key, value)
+        })
+    }
+}
 
 /// The reference reuses the object it decodes log entries into, so optional fields of one pin leak into the next.
 #[test]
@@ -176,6 +202,26 @@ fn the_pins_of_one_cid_are_bounded() {
     }
     let result = machine.pin(key("", 1, "one too many"), replicas(1, 1));
     assert_eq!(refusal(&result), Some(RefusalKind::Precondition));
+    // One of those that ask for the same is replaced and removed without a look at all the others, or a batch of such
+    // would hold up everybody.
+    let counting = Counting {
+        kv: &machine.kv,
+        rows: Cell::new(0),
+    };
+    let placement = pinset::placement(&machine.kv, &cid(1)).expect("memory");
+    let (key_of_one, options) = (key("", 1, "7"), replicas(1, 1));
+    for step in [
+        pinset::Step::Replace(&key_of_one, &options),
+        pinset::Step::Remove(&key_of_one),
+    ] {
+        let demand = pinset::demand(&counting, &cid(1), placement.as_ref(), step).expect("memory");
+        let left = many - u32::from(matches!(step, pinset::Step::Remove(_)));
+        assert_eq!(
+            (demand.replication, demand.pins),
+            (Replication { min: 1, max: 1 }, left)
+        );
+    }
+    assert!(counting.rows.get() < 10, "{} rows were read", counting.rows.get());
     // Those there can still be changed.
     let result = machine.pin(key("", 1, "7"), replicas(1, 2));
     assert!(matches!(&result, OpResult::Pinned(pinned) if pinned.outcome == PinOutcome::Updated));
@@ -192,4 +238,39 @@ fn a_new_node_looks_at_everything_that_is_held_everywhere() {
     assert!(matches!(&results[0], OpResult::Node(node) if node.id == NodeId(2)));
     assert_eq!(effects.resync, [NodeId(2)]);
     check_invariants(&machine.kv).expect("holds");
+}
+
+/// Its nodes may have given the content up for want of somebody who has it; a month later somebody else pins it.
+#[test]
+fn whoever_asks_for_a_cid_makes_its_nodes_look_again() {
+    let mut machine = Machine::new(3);
+    machine.pin(key("one", 1, ""), replicas(2, 2));
+    let revision = |machine: &Machine| {
+        let placement = pinset::placement(&machine.kv, &cid(1)).expect("memory");
+        placement.expect("placed").revision
+    };
+    let before = revision(&machine);
+    let both = [(NodeId(1), cid(1)), (NodeId(2), cid(1))];
+    // Another one's pin, and another name for it: the same nodes, and nothing for them to do but to look.
+    for (key, name) in [(key("two", 1, ""), ""), (key("two", 1, ""), "named")] {
+        let options = PinOptions {
+            name: name.into(),
+            ..replicas(2, 2)
+        };
+        let op = machine.put(key, options);
+        let (_, effects) = machine.apply(vec![Request { id: None, op }]);
+        assert_eq!(effects.touched, both);
+    }
+    assert!(revision(&machine) > before, "by that they see that somebody asked");
+    // Said again it is no new wish.
+    let options = PinOptions {
+        name: "named".into(),
+        ..replicas(2, 2)
+    };
+    let op = machine.put(key("two", 1, ""), options);
+    let (_, effects) = machine.apply(vec![Request { id: None, op }]);
+    assert!(effects.touched.is_empty());
+    let op = Op::RemovePin { key: key("two", 1, "") };
+    let (_, effects) = machine.apply(vec![Request { id: None, op }]);
+    assert!(effects.touched.is_empty(), "nobody asks by letting go");
 }

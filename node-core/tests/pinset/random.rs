@@ -179,7 +179,7 @@ fn op_of(machine: &mut Machine, stale: &mut Option<Plan>, step: Step) -> Option<
                 [] => (cid(which), cid(0)),
                 kept => kept[usize::from(which) % kept.len()],
             };
-            Op::Release { cid, by }
+            machine.release(cid, by)
         }
         Step::Update { from, to, unpin_from } => {
             let (from, to) = (named(0, from, false), named(0, to, false));

@@ -1,9 +1,9 @@
 //! Pins that take the place of others.
 
-use node_core::NodeId;
-use node_core::command::{Op, PinOutcome, RefusalKind, Request};
+use node_core::command::{Op, OpResult, PinOutcome, RefusalKind, Request};
 use node_core::pinset;
 use node_core::pinset::check_invariants;
+use node_core::{NodeId, Replication};
 
 use super::machine::*;
 
@@ -72,29 +72,20 @@ fn what_was_replaced_is_kept_until_what_replaces_it_is_held() {
         Ok(vec![(cid(2), cid(3))])
     );
     check_invariants(&machine.kv).expect("holds");
-    let (_, effects) = machine.apply(vec![Request {
-        id: None,
-        op: Op::Release {
-            cid: cid(1),
-            by: cid(2),
-        },
-    }]);
+    let op = machine.release(cid(1), cid(2));
+    let (_, effects) = machine.apply(vec![Request { id: None, op }]);
     assert_eq!(effects.touched, [(NodeId(1), cid(1)), (NodeId(2), cid(1))]);
     assert_eq!(placement(&machine, 1), None);
     let again = machine.kv.clone();
-    machine.one(Op::Release {
-        cid: cid(1),
-        by: cid(2),
-    });
+    let op = machine.release(cid(1), cid(2));
+    machine.one(op);
     assert_eq!(machine.kv, again, "released once");
     check_invariants(&machine.kv).expect("holds");
 
     // Somebody else's pin of it is none of that.
     machine.pin(key("other", 2, ""), replicas(1, 1));
-    machine.one(Op::Release {
-        cid: cid(2),
-        by: cid(3),
-    });
+    let op = machine.release(cid(2), cid(3));
+    machine.one(op);
     assert_eq!(placement(&machine, 2).expect("wanted").pins, 1);
     check_invariants(&machine.kv).expect("holds");
 }
@@ -117,7 +108,11 @@ fn replacing_by_what_is_there_already_removes_the_old_pin() {
     }
     let (results, effects) = machine.apply(vec![Request { id: None, op }]);
     assert_eq!(outcome(&results[0]), Some(PinOutcome::Created));
-    assert!(effects.touched.is_empty(), "{:?}", effects.touched);
+    assert_eq!(
+        effects.touched,
+        [(NodeId(1), cid(2))],
+        "asked for once more, and let go of nowhere"
+    );
     assert_eq!(pinset::kept(&machine.kv, None, 9), Ok(vec![(cid(1), cid(2))]));
     check_invariants(&machine.kv).expect("holds");
 }
@@ -156,11 +151,60 @@ fn what_nobody_wants_any_more_is_not_waited_for() {
         assert!(!wanted(&machine, number), "{number}");
     }
     for (kept, by) in pinset::kept(&machine.kv, None, 10).expect("memory") {
-        machine.one(Op::Release { cid: kept, by });
+        let op = machine.release(kept, by);
+        machine.one(op);
     }
     for number in 1..=3 {
         let placement = pinset::placement(&machine.kv, &cid(number));
         assert_eq!(placement, Ok(None), "{number}");
     }
     check_invariants(&machine.kv).expect("holds");
+}
+
+/// A leader saw that the new content is held, lost its place, and what it decided comes after the new content was sent
+/// elsewhere: nobody is known to hold it there.
+#[test]
+fn what_was_seen_of_another_placement_lets_go_of_nothing() {
+    let mut machine = Machine::new(3);
+    machine.pin(key("", 1, ""), replicas(1, 1));
+    let mut op = machine.put(key("", 2, ""), replicas(1, 1));
+    if let Op::PutPin { from, unpin_from, .. } = &mut op {
+        (*from, *unpin_from) = (Some(key("", 1, "")), true);
+    }
+    machine.one(op);
+    let late = machine.release(cid(1), cid(2));
+    let mut plan = machine.plan_for(&cid(2), Replication { min: 1, max: 1 });
+    plan.nodes = vec![NodeId(3)];
+    machine.one(Op::Place { cid: cid(2), plan });
+    let before = machine.kv.clone();
+    assert_eq!(machine.one(late), OpResult::Done);
+    assert_eq!(machine.kv, before, "it is kept, until somebody looks anew");
+    let gone = machine.release(cid(1), cid(2));
+    machine.one(Op::RemovePin { key: key("", 2, "") });
+    machine.one(gone);
+    assert_eq!(pinset::kept(&machine.kv, None, 9), Ok(vec![(cid(1), cid(2))]));
+    let op = machine.release(cid(1), cid(2));
+    machine.one(op);
+    assert_eq!(pinset::kept(&machine.kv, None, 9), Ok(Vec::new()));
+    assert_eq!(pinset::placement(&machine.kv, &cid(1)), Ok(None));
+    check_invariants(&machine.kv).expect("holds");
+}
+
+/// What is kept counts as one that asks; how many do is not taken from a placement of before that.
+#[test]
+fn who_asks_for_replaced_content_is_counted_right() {
+    let mut machine = Machine::new(2);
+    for key in [key("one", 1, ""), key("", 1, ""), key("", 1, "slot"), key("", 2, "")] {
+        machine.pin(key, replicas(1, 1));
+    }
+    let mut op = machine.put(key("", 2, "other"), replicas(1, 1));
+    if let Op::PutPin { from, unpin_from, .. } = &mut op {
+        (*from, *unpin_from) = (Some(key("", 1, "")), true);
+    }
+    machine.one(op);
+    check_invariants(&machine.kv).expect("holds");
+    for gone in [key("one", 1, ""), key("", 1, "slot")] {
+        machine.one(Op::RemovePin { key: gone });
+        check_invariants(&machine.kv).expect("holds");
+    }
 }

@@ -11,7 +11,7 @@ use cluster_consensus::{Consensus, LeaderView, ProposeError};
 use cluster_proto::peer::v1::{ForwardRequest, forward_failure::Kind};
 use cluster_storage::state::StateStore;
 use cluster_worker::Clock;
-use node_core::command::{CommandBatch, OpResult, Refusal, RefusalKind, Request};
+use node_core::command::{CommandBatch, Op, OpResult, Refusal, RefusalKind, Request};
 use node_core::{PeerId, Timestamp, pinset};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
@@ -30,6 +30,12 @@ fn was_never_sent(status: &Status) -> bool {
         source = error.source();
     }
     false
+}
+
+/// Whether another try would be another operation: what the leader adds is made anew. What the caller made, of what it has
+/// read, is for the caller to make anew.
+fn is_planned(op: &Op) -> bool {
+    !matches!(op, Op::PutSettings { .. })
 }
 
 /// Takes operations from the queues until the last proposer goes.
@@ -192,7 +198,7 @@ impl Driver {
             OpResult::Refused(Refusal {
                 kind: RefusalKind::Conflict,
                 ..
-            }) if item.conflicts < CONFLICTS_MAX => {
+            }) if item.conflicts < CONFLICTS_MAX && is_planned(&item.request.op) => {
                 item.conflicts += 1;
                 self.repeat(item);
             }

@@ -317,7 +317,8 @@ fn scan_page(
     failed.map_or(Ok((rows, is_end)), |error| Err(error.into()))
 }
 
-/// A page of one own node's ledger, of `page` rows at most; of some states only when `statuses` names any.
+/// A page of one own node's ledger, of `page` rows at most; of some states only when `statuses` names any. It has fewer
+/// only when nothing lies behind it, whatever changes meanwhile: callers take a short page for the end.
 pub fn own_page(
     worker: &Worker,
     node: NodeId,

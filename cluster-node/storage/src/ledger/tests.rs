@@ -107,6 +107,51 @@ fn queues_are_read_in_order_and_from_where_they_begin() {
     assert_eq!(skipped, Due::default());
 }
 
+/// Whoever walks the pages takes a short one for the last: what goes meanwhile must cost nobody else.
+#[test]
+fn pages_of_a_state_end_with_its_last_entry_and_not_where_others_go() {
+    const ENTRIES: u64 = 2_000;
+    const PAGE: usize = 100;
+    /// Each round lets a thousand entries go and come back in two batches, so that a page falls into one or the other.
+    const ROUNDS: usize = 60;
+    let dir = tempfile::tempdir().expect("folder");
+    let ledger = open(&dir);
+    let unpinning = |n| Edit::put(NODE, cid(n), entry(Status::Unpinning, 1));
+    ledger
+        .edit_blocking((0..ENTRIES).map(unpinning).collect())
+        .expect("edits");
+    let mut stay: Vec<Cid> = (0..ENTRIES).step_by(2).map(cid).collect();
+    stay.sort_unstable();
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            let go = || (1..ENTRIES).step_by(2);
+            for _ in 0..ROUNDS {
+                let gone = go().map(|n| Edit::new(NODE, cid(n), |_| Change::Delete)).collect();
+                ledger.edit_blocking(gone).expect("edits");
+                ledger.edit_blocking(go().map(unpinning).collect()).expect("edits");
+            }
+        });
+        let mut is_last = false;
+        // Once more after the last change.
+        while !is_last {
+            is_last = others.is_finished();
+            let mut seen = Vec::new();
+            loop {
+                let after = seen.last();
+                let page = ledger.scan_status(NODE, Status::Unpinning, after, PAGE).expect("reads");
+                seen.extend(page.iter().map(|(cid, _)| *cid));
+                if page.len() < PAGE {
+                    break;
+                }
+            }
+            assert!(seen.is_sorted_by(|a, b| a < b), "each once, in order");
+            let missing = stay.iter().filter(|cid| seen.binary_search(cid).is_err()).count();
+            assert_eq!(missing, 0, "of {}", stay.len());
+        }
+    });
+    ledger.check().expect("consistent");
+}
+
 #[test]
 fn a_dropped_node_leaves_nothing_and_touches_no_other() {
     let dir = tempfile::tempdir().expect("folder");

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use node_core::NodeId;
 use node_core::pinset::{KvRead, Table};
 use parking_lot::Mutex;
 use rocksdb::checkpoint::Checkpoint;
@@ -149,6 +150,25 @@ impl StateStore {
             batch.delete_cf(&table, key);
         }
         Ok(db.rocks().write_opt(batch, &unlogged())?)
+    }
+
+    /// Leaves a note for each of these nodes that wanted and seen must be compared. For the start: what is read later may
+    /// pass over it.
+    pub fn note_nodes(&self, nodes: impl IntoIterator<Item = NodeId>) -> Result<(), StoreError> {
+        let _writer = self.writer.lock();
+        let db = self.current.load();
+        let table = db.table(Table::Todo);
+        let mut batch = WriteBatch::default();
+        for node in nodes {
+            // No entry of the log has the index 0.
+            batch.put_cf(&table, todo_key(0, node.0), todo_value(node, None));
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        db.rocks().write_opt(batch, &unlogged())?;
+        // No replay of the log would bring it back.
+        flush(&db)
     }
 
     /// Makes everything written so far durable.

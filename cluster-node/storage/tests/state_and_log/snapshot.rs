@@ -126,6 +126,35 @@ fn a_snapshot_is_sent_and_becomes_the_state() {
     assert_eq!(to.current().generation(), 2);
 }
 
+fn copy_files(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).expect("a folder") {
+        let file = file.expect("read");
+        let copy = to.join(file.file_name());
+        if file.file_type().expect("read").is_dir() {
+            fs::create_dir(&copy).expect("made");
+            copy_files(&file.path(), &copy);
+        } else {
+            fs::copy(file.path(), copy).expect("copied");
+        }
+    }
+}
+
+/// A peer whose ledger was lost notes its nodes at the start; a crash must not lose that.
+#[test]
+fn nodes_that_are_noted_are_there_after_a_crash() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    store.note_nodes([NodeId(4), NodeId(2)]).expect("written");
+    // As when the process is killed: nothing that was not flushed lies in the files.
+    let copy = tempfile::tempdir().expect("a folder");
+    copy_files(folder.path(), copy.path());
+    let noted = open(copy.path()).todo_batch(10).expect("read");
+    let noted: Vec<_> = noted.into_iter().map(|row| (row.node, row.cid)).collect();
+    assert_eq!(noted, [(NodeId(2), None), (NodeId(4), None)]);
+    store.note_nodes([]).expect("nothing to write");
+    assert_eq!(store.todo_batch(10).expect("read").len(), 2);
+}
+
 #[test]
 fn what_is_not_as_announced_is_refused_and_leaves_nothing() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -334,6 +334,21 @@ async fn a_whole_node_is_compared() {
     until("empty", || bench.ledger.counts(NODE).total() == 0 && node.held() == 0).await;
 }
 
+/// After a snapshot the note is read at once, while the list of nodes that came with it is told a moment later.
+#[tokio::test]
+async fn a_note_for_all_nodes_is_not_lost_on_nodes_that_are_told_later() {
+    let bench = Bench::new();
+    bench.drive(&[]);
+    bench.wishes.replace(NODE, (0..10).map(cid));
+    bench.wishes.note(ALL_NODES, None);
+    bench.worker.wake();
+    until("the note to be forgotten", || bench.wishes.notes() == 0).await;
+    let node = FakeNode::new();
+    bench.drive(&[(settings(NODE), &node)]);
+    until("all pinned", || bench.ledger.counts(NODE).of(Status::Pinned) == 10).await;
+    assert_eq!(node.held(), 10);
+}
+
 #[tokio::test]
 async fn nodes_come_and_go() {
     let bench = Bench::new();

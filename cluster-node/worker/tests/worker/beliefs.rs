@@ -262,3 +262,19 @@ async fn recover_takes_exactly_the_states_that_were_asked_for() {
     assert_eq!(recover(&[], None).await, 2, "those given up and those that wait");
     until("all pinned", || bench.ledger.counts(NODE).of(Status::Pinned) == 4).await;
 }
+
+/// We did not get on, so an operator pinned it by hand; then the cluster lets go of it.
+#[tokio::test]
+async fn a_pin_made_by_hand_after_our_request_failed_stays() {
+    let bench = Bench::new();
+    let node = FakeNode::new();
+    node.on_add(cid(1), Answer::Fail(ErrorClass::Permanent));
+    bench.drive(&[(settings(NODE), &node)]);
+    bench.want(NODE, [1]);
+    bench.until_status(NODE, 1, Some(Status::GaveUp)).await;
+    node.pin_by_hand(cid(1), PinMode::Recursive);
+    bench.unwant(NODE, [1]);
+    bench.until_status(NODE, 1, None).await;
+    assert_eq!(node.holds(&cid(1)), Some(PinMode::Recursive));
+    assert_eq!(node.calls(Operation::PinRm), []);
+}

@@ -1,6 +1,6 @@
 //! A node, a source of wishes and a clock that tests can steer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -320,7 +320,7 @@ impl IpfsNode for FakeNode {
             _ => return Ok(None),
         };
         let name = script.names.get(cid).cloned().unwrap_or_default();
-        Ok(Some(Listed { held, name }))
+        Ok(Some(Listed { held, name: Some(name) }))
     }
 
     async fn swarm_connect(&self, origins: &[String]) -> Connected {
@@ -445,6 +445,13 @@ impl WantedSource for Wishes {
             state.todo.remove(key);
         }
         Ok(())
+    }
+
+    fn nodes(&self) -> Result<Vec<NodeId>, String> {
+        self.check()?;
+        let state = self.state.lock();
+        let nodes: BTreeSet<_> = state.wanted.keys().map(|(node, _)| *node).collect();
+        Ok(nodes.into_iter().collect())
     }
 
     fn wanted(&self, node: NodeId, cid: &Cid) -> Result<Option<Wanted>, String> {

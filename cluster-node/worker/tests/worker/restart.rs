@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster_ipfs::{Operation, Progress};
+use cluster_ipfs::{Operation, PIN_NAME, Progress};
 use cluster_storage::ledger::Edit;
 use node_core::reconcile::Entry;
 use node_core::{ErrorClass, PinMode, Status, Timestamp};
@@ -72,7 +72,7 @@ async fn what_was_pinned_before_a_crash_is_ours() {
     // The mark that it is ours was written, the request ended well, the outcome was lost.
     let bench = Bench::new();
     let node = FakeNode::new();
-    node.pin_by_hand(cid(1), PinMode::Recursive);
+    node.pin_as(cid(1), PinMode::Recursive, PIN_NAME);
     let entry = Entry {
         ours: true,
         ..Entry::queued(PinMode::Recursive, 1, Timestamp::from_millis(1))
