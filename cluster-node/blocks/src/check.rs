@@ -7,7 +7,7 @@ use cluster_dag::Block;
 use node_core::Cid;
 
 use crate::key::{ALL, Key, Left, Links, codec_bit, counted_keys, read_target, target};
-use crate::options::{BLOCKS, META, NOTES, PINS, REFS, WALKS};
+use crate::options::{BLOCKS, KEPT, META, NOTES, PINS, REFS, WALKS};
 use crate::rows::{self, Counters, Meta, Record, Refs};
 use crate::{BlockStore, Error, Mode, State};
 
@@ -30,6 +30,7 @@ struct Tables {
     blocks: HashMap<Key, Bytes>,
     refs: HashMap<Key, Refs>,
     pins: BTreeMap<Cid, Record>,
+    kept: Vec<Cid>,
     /// By walk: what it visited, and its frontier.
     walks: HashMap<u64, WalkRows>,
     walk_rows: u64,
@@ -87,6 +88,7 @@ impl BlockStore {
             blocks: HashMap::new(),
             refs: HashMap::new(),
             pins: BTreeMap::new(),
+            kept: Vec::new(),
             walks: HashMap::new(),
             walk_rows: 0,
             counters: Counters::default(),
@@ -102,6 +104,9 @@ impl BlockStore {
         }
         for (key, row) in all(PINS)? {
             tables.pins.insert(crate::store::read_cid(&key)?, Record::decode(&row)?);
+        }
+        for (key, _) in all(KEPT)? {
+            tables.kept.push(crate::store::read_cid(&key)?);
         }
         for (key, row) in all(WALKS)? {
             let walk = key.first_chunk::<8>().map_or(0, |walk| u64::from_be_bytes(*walk));
@@ -164,6 +169,16 @@ impl Tables {
                 Some(_) if left == 0 => {}
                 Some(block) => {
                     for child in Links::read(cid, block.bytes(), left)?.keys {
+                        expected.entry(child).or_default().hard += 1;
+                    }
+                }
+            }
+        }
+        for root in &self.kept {
+            match Block::inline(*root) {
+                None => expected.entry(Key::of(root)).or_default().hard += 1,
+                Some(block) => {
+                    for child in Links::read(root, block.bytes(), left_of(Mode::Recursive))?.keys {
                         expected.entry(child).or_default().hard += 1;
                     }
                 }

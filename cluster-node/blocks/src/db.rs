@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use node_core::Cid;
+use node_core::{Cid, Timestamp};
 use parking_lot::Mutex;
 use rocksdb::{
     Cache, ColumnFamily, DBPinnableSlice, DBRawIteratorWithThreadMode, DBWithThreadMode, ReadOptions, SingleThreaded,
@@ -13,8 +13,8 @@ use rocksdb::{
 };
 
 use crate::key::Key;
-use crate::options::{self, BLOCKS, META, NOTES, PINS, REFS, StoreOptions, WALKS};
-use crate::rows::{Counters, Meta, Record, Refs};
+use crate::options::{self, BLOCKS, KEPT, META, NOTES, PINS, REFS, StoreOptions, WALKS};
+use crate::rows::{self, Counters, Meta, Record, Refs};
 use crate::{Error, Usage};
 
 pub(crate) type Rocks = DBWithThreadMode<SingleThreaded>;
@@ -218,6 +218,12 @@ impl Shared {
     pub(crate) fn record(&self, cid: &Cid) -> Result<Option<Record>, Error> {
         let row = self.rocks.get_pinned_cf(self.table(PINS), cid.to_bytes())?;
         row.map(|row| Record::decode(&row)).transpose()
+    }
+
+    /// Until when what lies below a root is kept; none when it is not.
+    pub(crate) fn kept(&self, root: &Cid) -> Result<Option<Timestamp>, Error> {
+        let row = self.rocks.get_pinned_cf(self.table(KEPT), root.to_bytes())?;
+        row.map(|row| rows::read_kept(&row)).transpose()
     }
 
     /// The bytes of stored blocks.

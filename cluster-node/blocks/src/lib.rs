@@ -7,6 +7,7 @@
 //! pins    CID                       -> mode, name, state, figures, number of its walk
 //! walks   walk 'f' place            -> CID, depth          what a pin has yet to look at
 //!         walk 'v' codec multihash  -> depth               what it has seen
+//! kept    CID                       -> time                until when it is kept for a pin that is to come
 //! notes   name                      -> bytes               of the node above; form, run and counters of the store
 //! ```
 //!
@@ -22,6 +23,7 @@
 //! | direct pin | a reference of another kind, which keeps the block and not what it links to; its links are not counted |
 //! | pin to a depth | as a recursive one; blocks at the limit are not counted |
 //! | open add | by epoch: what is put under an [`AddSession`] is not collected before it ends |
+//! | add that has ended | [`BlockStore::keep`]: a reference to the root, until a pin of it is complete or its time is over |
 //!
 //! Links are counted once for each codec in which a block is walked or put. They stay counted as long as anything holds the
 //! block, so more may be kept than asked for where pins overlap in unusual ways (a block that one pin holds as raw bytes

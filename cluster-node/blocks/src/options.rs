@@ -19,8 +19,9 @@ pub(crate) const REFS: &str = "refs";
 pub(crate) const PINS: &str = "pins";
 pub(crate) const WALKS: &str = "walks";
 pub(crate) const NOTES: &str = "notes";
+pub(crate) const KEPT: &str = "kept";
 /// Tables with rows.
-pub(crate) const FLUSHED: [&str; 6] = [BLOCKS, META, REFS, PINS, WALKS, NOTES];
+pub(crate) const FLUSHED: [&str; 7] = [BLOCKS, META, REFS, PINS, WALKS, NOTES, KEPT];
 /// RocksDB's own, which has to be there; nothing is in it.
 const DEFAULT: &str = "default";
 
@@ -79,7 +80,7 @@ pub(crate) fn database(options: &StoreOptions) -> Options {
 }
 
 pub(crate) fn tables(options: &StoreOptions, cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
-    [BLOCKS, META, REFS, PINS, WALKS, NOTES, DEFAULT]
+    [BLOCKS, META, REFS, PINS, WALKS, NOTES, KEPT, DEFAULT]
         .map(|name| ColumnFamilyDescriptor::new(name, table(name, options, cache)))
         .into()
 }

@@ -232,6 +232,17 @@ impl Counters {
     }
 }
 
+/// Until when a root is kept.
+pub(crate) fn kept_row(until: Timestamp) -> [u8; 8] {
+    until.as_millis().to_le_bytes()
+}
+
+pub(crate) fn read_kept(row: &[u8]) -> Result<Timestamp, Error> {
+    let millis = row.try_into().map(u64::from_le_bytes);
+    let millis = millis.map_err(|_| Error::Damaged(format!("the row of a kept root has {} bytes", row.len())))?;
+    Ok(Timestamp::from_millis(millis))
+}
+
 const FRONTIER: u8 = b'f';
 const VISITED: u8 = b'v';
 

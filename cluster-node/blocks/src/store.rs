@@ -11,8 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::db::{NOTE_PREFIX, Shared};
 use crate::key::{Key, Links, codec_bit};
-use crate::options::{META, NOTES, PINS, StoreOptions};
-use crate::rows::{Meta, Record};
+use crate::options::{KEPT, META, NOTES, PINS, StoreOptions};
+use crate::rows::{Meta, Record, read_kept};
 use crate::writer::{self, Command, Counted, Incoming, Reply};
 use crate::{Error, Mode, PIN_NAME_BYTES_MAX, Pin};
 
@@ -25,6 +25,9 @@ pub const NOTE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of blocks of one call that are handed to the writer at once, and one block more: what one call brings must not
 /// make a batch that all others wait long for.
 const PUT_BYTES_MAX: usize = 4 << 20;
+
+/// Kept roots looked at together.
+const KEPT_PAGE: usize = 1_024;
 
 /// What the store holds. From memory, exact as of the last batch written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -312,6 +315,50 @@ impl BlockStore {
     pub async fn unpin(&self, cid: &Cid) -> Result<bool, Error> {
         let cid = *cid;
         self.ask(|reply| Command::Unpin { cid, reply }).await
+    }
+
+    /// Keeps everything below these roots from collections until a pin of theirs is complete, and at most until then, over
+    /// restarts too. For content that was put, and that somebody is going to pin. Call it before the add ends; what of it is
+    /// not in the store is not kept when it comes later.
+    pub async fn keep(&self, roots: Vec<Cid>, until: Timestamp) -> Result<(), Error> {
+        self.ask(|reply| Command::Keep { roots, until, reply }).await
+    }
+
+    /// Roots that are kept, and until when: at most `limit`, in the order of their CIDs, behind `after`.
+    pub fn kept(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<(Cid, Timestamp)>, Error> {
+        let mut out = Vec::new();
+        let mut rows = self.shared().rows(KEPT, None);
+        seek_behind(&mut rows, after.map(Cid::to_bytes).as_deref());
+        while out.len() < limit
+            && let Some((key, row)) = rows.item()
+        {
+            out.push((read_cid(key)?, read_kept(row)?));
+            rows.next();
+        }
+        rows.status()?;
+        Ok(out)
+    }
+
+    /// Lets go of roots that were kept until now; a collection finds what nothing else holds. Blocks the thread.
+    pub fn expire_kept(&self, now: Timestamp) -> Result<(), Error> {
+        let mut after = None;
+        loop {
+            let page = self.kept(after.as_ref(), KEPT_PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            let over: Vec<Cid> = page
+                .into_iter()
+                .filter(|(_, until)| *until <= now)
+                .map(|(root, _)| root)
+                .collect();
+            if !over.is_empty() {
+                self.ask_blocking(|reply| Command::Expire {
+                    roots: over,
+                    now,
+                    reply,
+                })?;
+            }
+        }
     }
 
     /// Writes a note: a small named value for who uses the store. None removes it. At most [`NOTE_NAME_BYTES_MAX`] and

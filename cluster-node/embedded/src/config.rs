@@ -29,6 +29,8 @@ pub struct EmbeddedConfig {
     pub disk: DiskConfig,
     /// Collecting garbage.
     pub gc: GcConfig,
+    /// How long blocks are safe from that which were handed over and that nobody pins.
+    pub kept_for: Duration,
     /// Reading again what rests.
     pub scrub: ScrubConfig,
     /// Announcing.
@@ -47,6 +49,7 @@ impl EmbeddedConfig {
             routing: RoutingConfig::default(),
             disk: DiskConfig::default(),
             gc: GcConfig::default(),
+            kept_for: cluster_ipfs::KEPT_FOR,
             scrub: ScrubConfig::default(),
             announce: AnnounceConfig::default(),
         }

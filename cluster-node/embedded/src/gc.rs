@@ -108,6 +108,8 @@ pub(crate) async fn collect(inner: &Inner) -> Result<GcReport, Failure> {
 
 async fn sweep(inner: &Inner) -> Result<(), Failure> {
     let effort = u32::from(inner.config.gc.effort_percent);
+    let store = inner.store.clone();
+    blocking(move || store.expire_kept(crate::now())).await?;
     // What held deleted blocks is gone with them: until a look finds nothing, there may be more.
     loop {
         let mut cursor = GcCursor::default();

@@ -42,7 +42,7 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    /// A pin is complete: the world may know. When too many wait, the round comes past it.
+    /// A pin is complete: the world may know. When too many wait, it is looked for later.
     pub(crate) fn announce_soon(&self, cid: Cid) {
         if self.fresh.try_send(cid).is_err() {
             tracing::trace!(%cid, "not announced at once");

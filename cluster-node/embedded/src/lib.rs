@@ -33,7 +33,7 @@
 //! | searches of a pin | one, 32 candidates | each is a dial |
 //! | blocks that readers of one [`NodeSource`] wait for | 64 | |
 //! | fellows | [`FELLOWS_MAX`] addresses | the size of a cluster |
-//! | new pins waiting to be announced | 1,024 | the round comes past the rest |
+//! | new pins waiting to be announced | 1,024 | the rest are looked for by when they were completed |
 //! | a step of garbage collection | 4,096 keys, 64 MiB, 25 ms | puts wait for it |
 //! | a step of scrubbing | 64 blocks, 4 MiB, 100 ms | |
 //!

@@ -157,7 +157,7 @@ impl EmbeddedNode {
         NodeSource::new(&self.inner, network)
     }
 
-    /// What takes blocks that are to be pinned later.
+    /// What takes the blocks of one add, which are to be pinned later.
     pub fn keeper(&self) -> Keeper {
         Keeper::new(&self.inner)
     }
@@ -335,16 +335,19 @@ impl IpfsNode for EmbeddedNode {
                 // Of a depth-limited pin only the first block is certain to be all that is below it.
                 Mode::Direct | Mode::Depth(_) => (look_for == LookFor::Any).then_some(Held::Direct),
             };
-            return Ok(held.map(|held| Listed { held, name: pin.name }));
+            return Ok(held.map(|held| Listed {
+                held,
+                name: Some(pin.name),
+            }));
         }
         if look_for == LookFor::Recursive {
             return Ok(None);
         }
         let (store, key) = (self.inner.store.clone(), *cid);
         let below = blocking(move || Ok(store.has(&key)? && store.is_referenced(&key)?)).await;
-        Ok(below.map_err(of)?.then(|| Listed {
+        Ok(below.map_err(of)?.then_some(Listed {
             held: Held::Indirect,
-            name: String::new(),
+            name: None,
         }))
     }
 

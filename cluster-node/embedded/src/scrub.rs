@@ -26,6 +26,13 @@ const STEP_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// How often the position is written down.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
+/// Pause after something failed; less where that between passes is less. What failed is looked at again in the next pass
+/// at the latest, and a disk in trouble is not asked faster than somebody can read the log.
+const FAILED_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How often a step that fails as a whole is tried at one place before the pass begins anew.
+const TRIES_MAX: u32 = 3;
+
 /// Corrupt blocks that are listed.
 const LISTED_MAX: usize = 100;
 
@@ -61,27 +68,34 @@ impl Scrub {
     }
 }
 
-/// Reads again and again until the node ends.
+/// Reads again and again until the node ends, whatever fails: were it to end by itself, one bad sector would keep all
+/// others from being found.
 pub(crate) async fn run(inner: Arc<Inner>) {
-    let ended = tokio::select! {
-        () = inner.stop.cancelled() => return,
-        ended = scrub(&inner) => ended,
-    };
-    if let Err(failure) = ended {
-        tracing::warn!(reason = failure.words, "resting blocks are not read again any more");
+    if inner.config.scrub.bytes_per_second == 0 {
+        return;
+    }
+    tokio::select! {
+        () = inner.stop.cancelled() => {}
+        () = scrub(&inner) => {}
     }
 }
 
-async fn scrub(inner: &Arc<Inner>) -> Result<(), Failure> {
+/// Never ends.
+async fn scrub(inner: &Arc<Inner>) {
     let rate = inner.config.scrub.bytes_per_second;
-    if rate == 0 {
-        return Ok(());
-    }
+    let failed_pause = FAILED_PAUSE_MAX.min(inner.config.scrub.pause);
     let store = inner.store.clone();
-    let noted: Option<Bytes> = blocking(move || store.note(NOTE)).await?;
+    let noted: Option<Bytes> = blocking(move || store.note(NOTE)).await.unwrap_or_else(|failure| {
+        tracing::warn!(
+            reason = failure.words,
+            "where reading resting blocks stood is not known: it begins anew"
+        );
+        None
+    });
     let mut after = noted.and_then(|bytes| Cid::from_bytes(&bytes).ok());
     let mut saved = Instant::now();
     let mut in_pass = 0;
+    let mut tries = 0;
     loop {
         let begun = Instant::now();
         let budget = Budget {
@@ -90,7 +104,19 @@ async fn scrub(inner: &Arc<Inner>) -> Result<(), Failure> {
             time: STEP_TIME,
         };
         let store = inner.store.clone();
-        let step = blocking(move || store.scrub_step(after.as_ref(), budget)).await?;
+        let step = match blocking(move || store.scrub_step(after.as_ref(), budget)).await {
+            Ok(step) => step,
+            Err(failure) => {
+                tracing::warn!(behind = ?after, reason = failure.words, "resting blocks can't be read here");
+                tries += 1;
+                if tries == TRIES_MAX {
+                    (after, in_pass, tries) = (None, 0, 0);
+                }
+                sleep(failed_pause).await;
+                continue;
+            }
+        };
+        tries = 0;
         {
             let mut state = inner.scrub.state.lock();
             in_pass += step.checked.blocks;
@@ -100,20 +126,34 @@ async fn scrub(inner: &Arc<Inner>) -> Result<(), Failure> {
             state.checked_blocks += step.checked.blocks;
             state.checked_bytes += step.checked.bytes;
         }
+        let mut failed = false;
+        if let Some(problem) = step.problems.first() {
+            failed = true;
+            let count = step.problems.len();
+            tracing::warn!(behind = ?after, count, reason = %problem, "resting blocks can't be read; they are passed over");
+        }
         for cid in step.corrupt {
-            repair(inner, cid).await?;
+            if let Err(failure) = repair(inner, cid).await {
+                failed = true;
+                tracing::error!(%cid, reason = failure.words, "a block on the disk is corrupt, and can't be removed");
+            }
         }
         let ended = step.next.is_none();
         after = step.next;
         if ended || saved.elapsed() >= SAVE_EVERY {
             let value = after.map(|cid| Bytes::from(cid.to_bytes()));
-            inner.store.set_note(NOTE, value).await?;
+            if let Err(error) = inner.store.set_note(NOTE, value).await {
+                // Costs no more than reading some twice after a restart.
+                tracing::debug!(%error, "where reading resting blocks stands is not written down");
+            }
             saved = Instant::now();
         }
         if ended {
             in_pass = 0;
             inner.scrub.state.lock().passes += 1;
             sleep(inner.config.scrub.pause).await;
+        } else if failed {
+            sleep(failed_pause).await;
         } else {
             let due = Duration::from_secs_f64(step.checked.bytes as f64 / rate as f64);
             // At least a moment, so that a store of tiny blocks is not gone through in one breath.

@@ -180,6 +180,7 @@ async fn car_files_hold_what_their_scope_says() {
             ("x-content-type-options", "nosniff"),
             ("accept-ranges", "none"),
             ("content-location", ""),
+            ("vary", "Accept"),
         ] {
             assert_eq!(got.header(name), value, "{name} of {query}");
         }
@@ -235,20 +236,50 @@ async fn duplicates_come_when_they_are_asked_for() {
     let mut options = AddOptions::v1_2025();
     options.unixfs.chunker = Chunker::Size(100);
     let root = store.add(options, &[("same", &[7; 1000])]).await;
-    for (accept, blocks, dups) in [
-        (CAR.to_owned(), 2, 'n'),
-        (format!("{CAR}; version=1; order=dfs; dups=y"), 11, 'y'),
-        (format!("{CAR};dups=n"), 2, 'n'),
+    let with = format!("{CAR}; version=1; order=dfs; dups=y");
+    let without = format!("{CAR};dups=n");
+    for (query, accept, blocks, dups, location) in [
+        ("", CAR, 2, 'n', "?format=car"),
+        ("", &with, 11, 'y', "?format=car&car-dups=y"),
+        ("", &without, 2, 'n', "?format=car"),
+        // The header says what the URL leaves open, and only that.
+        ("?format=car", CAR, 2, 'n', ""),
+        ("?format=car", &with, 11, 'y', "?format=car&car-dups=y"),
+        ("?format=car&car-dups=n", &with, 2, 'n', ""),
+        ("?format=car&car-dups=y", &without, 11, 'y', ""),
+        ("?car-dups=y", &without, 11, 'y', "?car-dups=y&format=car"),
+        ("?format=car&dag-scope=entity", &with, 2, 'n', ""),
     ] {
-        let got = ask(&store, &format!("/ipfs/{root}"), &[("accept", &accept)]).await;
+        let url = format!("/ipfs/{root}{query}");
+        let got = ask(&store, &url, &[("accept", accept)]).await;
         assert_eq!(
             got.header("content-type"),
-            format!("application/vnd.ipld.car; version=1; order=dfs; dups={dups}")
+            format!("application/vnd.ipld.car; version=1; order=dfs; dups={dups}"),
+            "{query} {accept}"
         );
-        assert_eq!(got.header("content-location"), format!("/ipfs/{root}?format=car"));
-        assert_eq!(got.header("vary"), "Accept");
-        assert_eq!(read_car(got.bytes()).1.len(), blocks, "{accept}");
+        let location = match location {
+            "" => String::new(),
+            location => format!("/ipfs/{root}{location}"),
+        };
+        assert_eq!(got.header("content-location"), location, "{query} {accept}");
+        assert_eq!(got.header("vary"), "Accept", "{query} {accept}");
+        assert_eq!(read_car(got.bytes()).1.len(), blocks, "{query} {accept}");
+        // Who has it is told the same of it, or a cache would take the short answer for one that holds for everybody.
+        let known = [("accept", accept), ("if-none-match", got.header("etag"))];
+        let again = ask(&store, &url, &known).await;
+        assert_eq!(
+            (again.status, again.header("vary")),
+            (304, "Accept"),
+            "{query} {accept}"
+        );
+        assert_eq!(again.header("content-location"), location, "{query} {accept}");
+        if !location.is_empty() {
+            let there = ask(&store, &location, &[]).await;
+            assert_eq!(there.bytes(), got.bytes(), "{query} {accept}: it lies where it says");
+        }
     }
+    let raw = ask(&store, &format!("/ipfs/{root}?format=raw"), &[("accept", &with)]).await;
+    assert_eq!((raw.header("vary"), raw.header("content-location")), ("", ""));
 }
 
 #[tokio::test]

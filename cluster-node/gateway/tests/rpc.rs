@@ -40,8 +40,14 @@ impl Rig {
         let node = Node::new(store.clone());
         let parts = RpcNode {
             node: node.clone(),
-            source: store.clone(),
-            sink: store.clone(),
+            source: {
+                let store = store.clone();
+                Arc::new(move || store.clone() as _)
+            },
+            sink: {
+                let store = store.clone();
+                Arc::new(move || store.clone() as _)
+            },
             held: None,
             inside: None,
         };
@@ -118,7 +124,7 @@ async fn pins_are_added_seen_updated_and_removed() {
         .await
         .expect("answered")
         .expect("pinned");
-    assert_eq!((listed.held, listed.name.as_str()), (Held::Recursive, "a name"));
+    assert_eq!((listed.held, listed.name.as_deref()), (Held::Recursive, Some("a name")));
 
     // Direct is what it is already.
     let again = rig

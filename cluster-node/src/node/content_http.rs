@@ -1,7 +1,7 @@
 //! What the embedded node serves over HTTP: the gateway, and the part of Kubo's RPC.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use axum::Router;
 use cluster_content::{Sink, Source, StoreError};
 use cluster_dag::Block;
-use cluster_embedded::EmbeddedNode;
+use cluster_embedded::{EmbeddedNode, NodeSource};
 use cluster_gateway::{Blocks, GatewayOptions, RpcCredential, RpcNode, RpcOptions, gateway, limits, rpc};
 use cluster_http::serve_router;
 use cluster_kubo::{Credentials, Shown};
@@ -60,9 +60,15 @@ impl ContentHttp {
 fn parts(node: &EmbeddedNode) -> RpcNode {
     RpcNode {
         node: Arc::new(node.clone()),
-        source: Arc::new(Looked(node.clone())),
+        source: {
+            let node = node.clone();
+            Arc::new(move || Arc::new(Looked::new(&node)) as Arc<dyn Source>)
+        },
         held: Some(Arc::new(node.source(false))),
-        sink: Arc::new(node.keeper()) as Arc<dyn Sink>,
+        sink: {
+            let node = node.clone();
+            Arc::new(move || Arc::new(node.keeper()) as Arc<dyn Sink>)
+        },
         inside: Some(Arc::new(InsideNode(node.clone()))),
     }
 }
@@ -138,14 +144,32 @@ impl Blocks for Public {
     }
 }
 
-/// What the node has, and what it finds with others: for who drives it.
-struct Looked(EmbeddedNode);
+/// What the node has, and what it finds with others: for one call of who drives it.
+struct Looked {
+    node: EmbeddedNode,
+    own: NodeSource,
+    /// Begun with the first block that is not here. The network has room for a thousand of these: one for each block of a
+    /// call would leave pins without.
+    found: OnceLock<NodeSource>,
+}
+
+impl Looked {
+    fn new(node: &EmbeddedNode) -> Self {
+        Self {
+            node: node.clone(),
+            own: node.source(false),
+            found: OnceLock::new(),
+        }
+    }
+}
 
 #[async_trait]
 impl Source for Looked {
     async fn get(&self, cid: &Cid) -> Result<Block, StoreError> {
-        match self.0.source(false).get(cid).await {
-            Err(error) if error.class == ErrorClass::NotFound => self.0.source(true).get(cid).await,
+        match self.own.get(cid).await {
+            Err(error) if error.class == ErrorClass::NotFound => {
+                self.found.get_or_init(|| self.node.source(true)).get(cid).await
+            }
             answer => answer,
         }
     }

@@ -238,3 +238,108 @@ fn pins_of_a_lost_block_are_found_after_a_crash_too() {
     collect(&store);
     assert_empty(&store);
 }
+
+/// All that scrubbing finds in one pass of small steps: what was checked, what is corrupt, what was passed over.
+fn scrub_all(store: &BlockStore) -> (u64, Vec<Cid>, Vec<Error>) {
+    let (mut after, mut checked, mut corrupt, mut problems) = (None, 0, Vec::new(), Vec::new());
+    let budget = Budget {
+        keys: 2,
+        ..Budget::default()
+    };
+    loop {
+        let step = store.scrub_step(after.as_ref(), budget).expect("scrubs");
+        checked += step.checked.blocks;
+        corrupt.extend(step.corrupt);
+        problems.extend(step.problems);
+        after = step.next;
+        if after.is_none() {
+            return (checked, corrupt, problems);
+        }
+    }
+}
+
+fn flip_a_bit(store: &BlockStore, block: &Block) {
+    let mut bytes = block.bytes().to_vec();
+    bytes[0] ^= 1;
+    let shared = store.shared();
+    let key = crate::key::Key::of(&block.cid());
+    let written = shared.rocks.put_cf(shared.table(crate::options::BLOCKS), key, bytes);
+    written.expect("written");
+}
+
+#[test]
+fn a_sector_that_can_not_be_read_is_corrupt_and_ends_nothing() {
+    use crate::scrub::tests::fail_reads;
+
+    let (_folder, store) = fresh();
+    let mut leaves: Vec<Block> = (0..9u8).map(|n| raw(vec![n; 100])).collect();
+    leaves.sort_by_key(|leaf| crate::key::Key::of(&leaf.cid()));
+    let root = cbor(b"root", &leaves.iter().map(Block::cid).collect::<Vec<_>>());
+    let network = Network::of(leaves.iter().chain([&root]));
+    pin(&store, root.cid(), Mode::Recursive, &network);
+    let raw_of = |block: &Block| crate::key::Key::of(&block.cid()).to_cid().expect("named");
+    // One that stays unreadable, one that is read at the second try, one that is not read for want of files, and behind
+    // them all one with a bit flipped.
+    fail_reads(&leaves[1].cid(), usize::MAX, "Input/output error");
+    fail_reads(&leaves[2].cid(), 1, "Input/output error");
+    fail_reads(&leaves[4].cid(), usize::MAX, "Too many open files");
+    flip_a_bit(&store, &leaves[7]);
+    let (checked, corrupt, problems) = scrub_all(&store);
+    assert_eq!(corrupt, [raw_of(&leaves[1]), raw_of(&leaves[7])]);
+    assert_eq!((checked, problems.len()), (7, 1));
+    assert!(problems[0].to_string().contains("Too many open files"), "{problems:?}");
+    // Nothing is removed for want of files, and what the disk can't read is, without being read.
+    assert!(store.remove_corrupt(&leaves[4].cid()).is_err());
+    assert!(has(&store, &leaves[4]));
+    for cid in &corrupt {
+        assert_eq!(
+            store.remove_corrupt(cid).expect("removed").len(),
+            usize::from(*cid == corrupt[0])
+        );
+    }
+    assert!(!has(&store, &leaves[1]) && !has(&store, &leaves[7]));
+    // Its new bytes lie elsewhere.
+    for leaf in &leaves {
+        fail_reads(&leaf.cid(), 0, "");
+    }
+    let (_, fetched) = pin(&store, root.cid(), Mode::Recursive, &network);
+    assert_eq!(fetched.len(), 2);
+    let (checked, corrupt, problems) = scrub_all(&store);
+    assert_eq!((checked, corrupt.len(), problems.len()), (10, 0, 0));
+    check(&store);
+}
+
+/// Rows in the middle of the table of blocks can't be read, so neither can what lies behind be found by going on.
+#[test]
+fn rows_that_can_not_be_read_are_passed_over() {
+    let (folder, store) = fresh();
+    let mut blocks: Vec<Block> = (0..3_000u32).map(|n| raw(n.to_be_bytes())).collect();
+    blocks.sort_by_key(|block| crate::key::Key::of(&block.cid()));
+    for some in blocks.chunks(500) {
+        put(&store, &some.iter().collect::<Vec<_>>());
+    }
+    let ends = [&blocks[0], &blocks[2_999]];
+    for end in ends {
+        flip_a_bit(&store, end);
+    }
+    store.flush().expect("flushed");
+    let files = store.shared().rocks.live_files().expect("listed");
+    let largest = files
+        .iter()
+        .filter(|file| file.column_family_name == crate::options::META)
+        .max_by_key(|file| file.size)
+        .expect("a file of rows");
+    assert_eq!(largest.num_entries, 3_000);
+    let path = folder.path().join(largest.name.trim_start_matches('/'));
+    drop(store);
+    let mut bytes = std::fs::read(&path).expect("read");
+    let middle = bytes.len() / 3;
+    bytes[middle..middle + 64].fill(0xa5);
+    std::fs::write(&path, bytes).expect("written");
+    let store = open(&folder);
+    let (checked, corrupt, problems) = scrub_all(&store);
+    let expected: Vec<Cid> = ends.iter().map(|end| end.cid()).collect();
+    assert_eq!(corrupt, expected, "before and behind");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!((2_000..2_998).contains(&checked), "{checked}");
+}

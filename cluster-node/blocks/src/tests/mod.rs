@@ -3,6 +3,7 @@
 mod collect;
 mod crash;
 mod faults;
+mod kept;
 mod large;
 mod model;
 mod pins;

@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{Counted, Incoming, Reply, Seen, Visit};
 use crate::db::{COUNTERS_KEY, Shared};
 use crate::key::{ALL, Key, Left, Links};
-use crate::options::{BLOCKS, META, NOTES, PINS, REFS, WALKS};
+use crate::options::{BLOCKS, KEPT, META, NOTES, PINS, REFS, WALKS};
 use crate::rows::{self, Counters, Meta, Record, Refs};
 use crate::{Error, Mode, Pin, Progress, State};
 
@@ -26,6 +26,7 @@ pub(super) struct Group<'a> {
     /// Rows already changed by this group: the tables do not show them yet.
     metas: HashMap<Key, Option<Meta>>,
     pins: BTreeMap<Cid, Option<Record>>,
+    kept: BTreeMap<Cid, Option<Timestamp>>,
     /// Rows of walks that this group adds.
     walk_rows: HashMap<u64, Vec<Vec<u8>>>,
     pub(super) counters: Counters,
@@ -77,6 +78,7 @@ impl<'a> Group<'a> {
             batch: WriteBatch::default(),
             metas: HashMap::new(),
             pins: BTreeMap::new(),
+            kept: BTreeMap::new(),
             walk_rows: HashMap::new(),
             counters: *shared.counters.lock(),
             then: Vec::new(),
@@ -138,6 +140,13 @@ impl<'a> Group<'a> {
             match record {
                 Some(record) => self.batch.put_cf(pins, cid.to_bytes(), record.encode()),
                 None => self.batch.delete_cf(pins, cid.to_bytes()),
+            }
+        }
+        for (root, until) in std::mem::take(&mut self.kept) {
+            let kept = shared.table(KEPT);
+            match until {
+                Some(until) => self.batch.put_cf(kept, root.to_bytes(), rows::kept_row(until)),
+                None => self.batch.delete_cf(kept, root.to_bytes()),
             }
         }
         if self.batch.is_empty() {
@@ -443,7 +452,41 @@ impl<'a> Group<'a> {
         record.visited = 0;
         let pin = record.to_pin(*cid);
         self.pins.insert(*cid, Some(record));
+        // It was kept for this.
+        self.keep_no_more(cid)?;
         Ok(pin)
+    }
+
+    /// Refers to a root until a time; to one that is kept already for longer.
+    pub(super) fn keep(&mut self, root: &Cid, until: Timestamp) -> Result<(), Error> {
+        let before = self.kept(root)?;
+        if before.is_none() {
+            self.refer(&Roots::of(root, Mode::Recursive)?.keys, Refs::hard(1));
+        }
+        self.kept.insert(*root, Some(before.unwrap_or_default().max(until)));
+        Ok(())
+    }
+
+    pub(super) fn expire(&mut self, root: &Cid, now: Timestamp) -> Result<(), Error> {
+        match self.kept(root)? {
+            Some(until) if until <= now => self.keep_no_more(root),
+            _ => Ok(()),
+        }
+    }
+
+    fn keep_no_more(&mut self, root: &Cid) -> Result<(), Error> {
+        if self.kept(root)?.is_some() {
+            self.refer(&Roots::of(root, Mode::Recursive)?.keys, Refs::hard(-1));
+            self.kept.insert(*root, None);
+        }
+        Ok(())
+    }
+
+    fn kept(&self, root: &Cid) -> Result<Option<Timestamp>, Error> {
+        match self.kept.get(root) {
+            Some(until) => Ok(*until),
+            None => self.shared.kept(root),
+        }
     }
 
     /// Lets a pin be walked from its root again. False: there is none.

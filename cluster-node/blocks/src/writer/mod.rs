@@ -132,6 +132,18 @@ pub(crate) enum Command {
         cid: Cid,
         reply: Reply<bool>,
     },
+    /// Keeps what lies below roots until a time.
+    Keep {
+        roots: Vec<Cid>,
+        until: Timestamp,
+        reply: Reply<()>,
+    },
+    /// Lets go of those of these roots whose time has come.
+    Expire {
+        roots: Vec<Cid>,
+        now: Timestamp,
+        reply: Reply<()>,
+    },
     Note {
         key: Vec<u8>,
         value: Option<Bytes>,
@@ -233,6 +245,14 @@ fn apply<'a>(shared: &'a Shared, mut group: Group<'a>, command: Command) -> Grou
         }
         Command::Unpin { cid, reply } => {
             let result = group.unpin(&cid);
+            group.answer(reply, result);
+        }
+        Command::Keep { roots, until, reply } => {
+            let result = roots.iter().try_for_each(|root| group.keep(root, until));
+            group.answer(reply, result);
+        }
+        Command::Expire { roots, now, reply } => {
+            let result = roots.iter().try_for_each(|root| group.expire(root, now));
             group.answer(reply, result);
         }
         Command::Note { key, value, reply } => {

@@ -1,5 +1,6 @@
 //! Announcing: tells the DHT what this node has, evenly spread, and goes on after a restart.
 
+mod news;
 mod schedule;
 
 use std::sync::Arc;
@@ -11,10 +12,13 @@ use cluster_swarm::{DhtError, to_wire};
 use futures::StreamExt as _;
 use node_core::{Cid, Invalid, Timestamp};
 use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use self::schedule::Round;
+use self::news::News;
+use self::schedule::{Round, rows_for};
 use crate::config::between;
 use crate::error::Failure;
 use crate::inner::Inner;
@@ -26,7 +30,7 @@ const NOTE: &str = "embedded.announce";
 /// Announcements under way at a time, at most. Each asks some twenty peers.
 pub const CONCURRENT_MAX: usize = 64;
 
-/// New pins that wait to be announced at once. The round comes past what does not fit.
+/// New pins that wait to be announced at once. What does not fit is looked for among all pins afterwards.
 pub(crate) const FRESH_MAX: usize = 1_024;
 
 /// Pause when there is nobody to tell.
@@ -34,6 +38,15 @@ const NOBODY_PAUSE: Duration = Duration::from_secs(10);
 
 /// Pause when the network takes no more at the moment.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause when the store can't be read. To end would let everything announced be forgotten.
+const FAILED_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether more came, while nothing is due: that makes the next one due earlier.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// Pins read at a time, for those of them that are to be announced: rows of a few hundred bytes.
+const ROWS_MAX: usize = 256;
 
 /// How often the position is written down: what was announced since is announced again after a crash.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
@@ -91,9 +104,9 @@ impl AnnounceConfig {
 pub struct AnnounceReport {
     /// When the present round began; zero before the first.
     pub begun: Timestamp,
-    /// How many there were then.
+    /// How many there were then, or since then if those were more.
     pub total: u64,
-    /// How many it has gone past.
+    /// How many of them it has dealt with.
     pub done: u64,
     /// How many of those nobody could be told of.
     pub failed: u64,
@@ -147,16 +160,15 @@ pub(crate) async fn run(inner: Arc<Inner>, fresh: mpsc::Receiver<Cid>) {
     if inner.config.announce.strategy == Strategy::None || !inner.network.dht {
         return;
     }
-    let (ended, ()) = tokio::join!(rounds(&inner), at_once(&inner, fresh));
-    if let Err(failure) = ended {
-        tracing::warn!(reason = failure.words, "nothing is announced any more");
-    }
+    tokio::join!(rounds(&inner), at_once(&inner, fresh));
 }
 
 /// New pins: somebody may be waiting for them.
 async fn at_once(inner: &Inner, fresh: mpsc::Receiver<Cid>) {
-    let fresh = futures::stream::unfold(fresh, |mut fresh| async move { Some((fresh.recv().await?, fresh)) });
-    let told = fresh.for_each_concurrent(inner.config.announce.concurrent, |cid| async move {
+    let news = futures::stream::unfold(News::begin(inner, fresh).await, |mut news| async move {
+        Some((news.next().await?, news))
+    });
+    let told = news.for_each_concurrent(inner.config.announce.concurrent, |cid| async move {
         while let Told::Wait(pause) = one(inner, cid).await {
             sleep(pause).await;
         }
@@ -167,48 +179,65 @@ async fn at_once(inner: &Inner, fresh: mpsc::Receiver<Cid>) {
     }
 }
 
-async fn rounds(inner: &Arc<Inner>) -> Result<(), Failure> {
+async fn rounds(inner: &Arc<Inner>) {
     let interval = inner.config.announce.interval;
-    let store = inner.store.clone();
-    let noted = blocking(move || store.note(NOTE)).await?;
-    let mut round: Round = noted
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+    let mut round: Round = noted(inner, NOTE)
+        .await
         .unwrap_or_else(|| Round::begin(now(), total(inner)));
-    let mut saved = Instant::now();
+    let (mut saved, mut saved_at) = (round.clone(), Instant::now());
     loop {
-        if round.is_over(now(), interval) {
-            round = Round::begin(now(), total(inner));
-            save(inner, &round).await?;
+        let total = total(inner);
+        if round.is_over(now(), interval) || round.is_outgrown(total) {
+            round = Round::begin(now(), total);
         }
+        round.settle(now());
+        round.grow(total);
         inner.announcer.state.lock().0 = round.clone();
         let told = tokio::select! {
             biased;
-            () = inner.stop.cancelled() => return save(inner, &round).await,
-            told = due(inner, &mut round) => told?,
+            () = inner.stop.cancelled() => return save(inner, NOTE, Some(&round)).await,
+            told = due(inner, &mut round) => told.unwrap_or_else(|failure| {
+                tracing::warn!(reason = failure.words, "what is to be announced can't be read");
+                Told::Wait(FAILED_PAUSE)
+            }),
         };
         match told {
-            Told::Closed => return Ok(()),
+            Told::Closed => return,
             Told::Wait(pause) => tokio::select! {
                 () = inner.stop.cancelled() => {}
                 () = sleep(pause) => {}
             },
             Told::Yes | Told::No => {}
         }
-        if saved.elapsed() >= SAVE_EVERY {
-            save(inner, &round).await?;
-            saved = Instant::now();
+        if saved_at.elapsed() >= SAVE_EVERY && saved != round {
+            save(inner, NOTE, Some(&round)).await;
+            (saved, saved_at) = (round.clone(), Instant::now());
         }
     }
 }
 
-async fn save(inner: &Inner, round: &Round) -> Result<(), Failure> {
-    let value = serde_json::to_vec(round).map_err(|error| {
-        Failure::new(
-            node_core::ErrorClass::Temporary,
-            format!("the position can't be written: {error}"),
-        )
-    })?;
-    Ok(inner.store.set_note(NOTE, Some(Bytes::from(value))).await?)
+/// What was written down; none, too, when it can't be read: it begins anew then.
+async fn noted<T: DeserializeOwned>(inner: &Inner, name: &'static str) -> Option<T> {
+    let store = inner.store.clone();
+    let noted = blocking(move || store.note(name)).await;
+    let noted = noted.unwrap_or_else(|failure| {
+        tracing::warn!(
+            name,
+            reason = failure.words,
+            "where announcing stood is not known: it begins anew"
+        );
+        None
+    });
+    serde_json::from_slice(&noted?).ok()
+}
+
+/// Writes down where it stands. What fails costs some announcements twice after a restart, and a store that takes no
+/// writes makes itself heard elsewhere.
+async fn save<T: Serialize>(inner: &Inner, name: &'static str, value: Option<&T>) {
+    let value = value.and_then(|value| serde_json::to_vec(value).ok());
+    if let Err(error) = inner.store.set_note(name, value.map(Bytes::from)).await {
+        tracing::debug!(name, %error, "where announcing stands is not written down");
+    }
 }
 
 fn total(inner: &Inner) -> u64 {
@@ -220,19 +249,15 @@ fn total(inner: &Inner) -> u64 {
     }
 }
 
-/// Waits until something of the round is due, and announces it. The round moves on only behind what was dealt with, so
-/// being dropped repeats some of it at worst.
+/// Announces what of the round is due; when nothing is, says how long to wait at most. The round moves on only behind what
+/// was dealt with, so being dropped repeats some of it at worst.
 async fn due(inner: &Arc<Inner>, round: &mut Round) -> Result<Told, Failure> {
     let config = inner.config.announce;
-    sleep(round.wait(now(), config.interval)).await;
-    // Of a round that began with nothing, what came since was told when it came, and the next round begins now.
-    if round.ended || round.total == 0 {
-        round.ended = true;
-        return Ok(Told::Yes);
+    let wait = round.wait(now(), config.interval);
+    if !wait.is_zero() || round.ended {
+        return Ok(Told::Wait(wait.min(LOOK_EVERY)));
     }
-    // As many as are overdue, side by side; one, when none is.
-    let behind = usize::try_from(round.behind(now(), config.interval)).unwrap_or(usize::MAX);
-    let count = behind.clamp(1, config.concurrent);
+    let count = round.side_by_side(now(), config.interval, config.concurrent);
     let after = Cid::from_bytes(&round.position).ok();
     let (next, ended) = following(inner, after, count).await?;
     let told = futures::future::join_all(
@@ -240,9 +265,10 @@ async fn due(inner: &Arc<Inner>, round: &mut Round) -> Result<Told, Failure> {
             .map(|(cid, wanted)| async move { if *wanted { one(inner, *cid).await } else { Told::Yes } }),
     )
     .await;
-    for ((cid, _), told) in next.iter().zip(&told) {
+    for ((cid, wanted), told) in next.iter().zip(&told) {
         match told {
-            Told::Yes | Told::No => round.passed(cid.to_bytes(), *told == Told::Yes),
+            Told::Yes | Told::No if *wanted => round.passed(cid.to_bytes(), *told == Told::Yes),
+            Told::Yes | Told::No => round.skipped(cid.to_bytes()),
             wait_or_closed => return Ok(*wait_or_closed),
         }
     }
@@ -250,23 +276,28 @@ async fn due(inner: &Arc<Inner>, round: &mut Round) -> Result<Told, Failure> {
     Ok(Told::Yes)
 }
 
-/// The next ones in the order of the store, each with whether it is to be announced, and whether those are the last.
+/// The next ones in the order of the store, each with whether it is to be announced, and whether those are the last. As
+/// many of them are to be announced as asked for, unless there are many between them that are not: were rows counted and
+/// not those, a round among many unfinished pins would tell one at a time, however late it is.
 async fn following(inner: &Inner, after: Option<Cid>, count: usize) -> Result<(Vec<(Cid, bool)>, bool), Failure> {
     let store = inner.store.clone();
     let all = inner.config.announce.strategy == Strategy::All;
-    let next: Vec<(Cid, bool)> = blocking(move || {
+    let limit = if all { count } else { count.max(ROWS_MAX) };
+    let mut next: Vec<(Cid, bool)> = blocking(move || {
         Ok(if all {
-            let blocks = store.blocks(after.as_ref(), count)?;
+            let blocks = store.blocks(after.as_ref(), limit)?;
             blocks.into_iter().map(|(cid, _)| (cid, true)).collect()
         } else {
-            let pins = store.pins(after.as_ref(), count)?;
+            let pins = store.pins(after.as_ref(), limit)?;
             pins.into_iter()
                 .map(|pin| (pin.cid, pin.state == State::Complete))
                 .collect()
         })
     })
     .await?;
-    let ended = next.len() < count;
+    let taken = rows_for(next.iter().map(|(_, wanted)| *wanted), count);
+    let ended = next.len() < limit && taken == next.len();
+    next.truncate(taken);
     Ok((next, ended))
 }
 

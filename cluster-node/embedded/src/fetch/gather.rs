@@ -7,11 +7,14 @@
 //! |---|---|---|
 //! | wants that somebody may bring | the caller's, at most [`crate::config::BLOCKS_IN_FLIGHT_MAX`] | each block is up to 2 MiB |
 //! | wants in all | the caller's, at most [`WANTS_MAX`] | those that nobody has take no more than their names |
-//! | blocks of a CAR that nobody wants yet | [`EARLY_BYTES_MAX`] | it comes in the order in which a walk wants it, give or take a few |
+//! | blocks of a CAR that nobody wants yet | [`EARLY_BYTES_MAX`] with what each takes besides its bytes, and one block | it comes in the order in which a walk wants it, give or take a few |
+//! | blocks known to have come already | [`DELIVERED_MAX`] | a CAR brings them once more |
 //! | searches | one at a time | each is dozens of messages, and what one finds mostly has the rest as well |
 //! | candidates of a search | [`super::search::CANDIDATES_MAX`] | each is a dial |
 
-use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +35,16 @@ use crate::http::Answered;
 /// Wants of a session, with those that nobody has. Each is some 300 bytes here and 1 KiB in the network.
 pub(crate) const WANTS_MAX: usize = 1_024;
 
-/// Bytes of blocks kept that came in a CAR before they were wanted.
+/// Bytes of blocks kept that came in a CAR before they were wanted, with [`EARLY_ENTRY_BYTES`] for each.
 pub(crate) const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a block that is kept takes besides its bytes: its CID twice, its place in the map, the allocator's share. About
+/// 350 bytes in all. Not counted, the tiniest blocks would fill the memory and not the bound.
+const EARLY_ENTRY_BYTES: usize = 512;
+
+/// Blocks of a session of which it is known that they came, the oldest forgotten: some 4 MiB at worst. One that is
+/// forgotten and comes once more in a CAR takes room until the session ends, as does one that the store had before.
+const DELIVERED_MAX: usize = 128 * 1024;
 
 /// How often what is to be done next is thought about, when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -103,6 +114,78 @@ struct Wanted {
     broad: bool,
 }
 
+/// Blocks that a CAR brought before they were wanted.
+#[derive(Default)]
+struct Early {
+    blocks: HashMap<Cid, Block>,
+    /// What they take, in bytes.
+    bytes: usize,
+    delivered: Delivered,
+}
+
+/// Which blocks came, each as a number of 64 bits that a stranger can't foresee. Two of one number are taken for one:
+/// then a block of a CAR is not kept, and is fetched another way.
+#[derive(Default)]
+struct Delivered {
+    hasher: RandomState,
+    known: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Delivered {
+    fn add(&mut self, cid: &Cid) {
+        let number = self.hasher.hash_one(cid);
+        if !self.known.insert(number) {
+            return;
+        }
+        if self.order.len() == DELIVERED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.order.push_back(number);
+    }
+
+    fn has(&self, cid: &Cid) -> bool {
+        self.known.contains(&self.hasher.hash_one(cid))
+    }
+}
+
+impl Early {
+    fn weight(block: &Block) -> usize {
+        block.bytes().len() + EARLY_ENTRY_BYTES
+    }
+
+    /// Whether another one may come: they are let come one at a time.
+    fn has_room(&self) -> bool {
+        self.bytes < EARLY_BYTES_MAX
+    }
+
+    /// Keeps a block that nobody wants yet. Not one that was delivered, which nobody will want again; nor one that its CID
+    /// tells, be it an identity CID or that of the empty block: nobody asks for those, so they would never leave.
+    fn keep(&mut self, block: Block) {
+        let cid = block.cid();
+        let is_told = block.bytes().is_empty() || Block::inline(cid).is_some();
+        if is_told || self.delivered.has(&cid) || self.blocks.contains_key(&cid) {
+            return;
+        }
+        self.bytes += Self::weight(&block);
+        self.blocks.insert(cid, block);
+    }
+
+    fn take(&mut self, cid: &Cid) -> Option<Block> {
+        let block = self.blocks.remove(cid)?;
+        self.bytes -= Self::weight(&block);
+        Some(block)
+    }
+
+    /// Keeps none of them any longer.
+    fn clear(&mut self) {
+        self.blocks = HashMap::new();
+        self.bytes = 0;
+    }
+}
+
 type Asked = BoxFuture<'static, (Cid, usize, Answered)>;
 
 /// A session. Dropping it ends all of its requests.
@@ -117,8 +200,7 @@ pub(crate) struct Gather {
     search_again_at: Instant,
     car: Option<Car>,
     car_tried: bool,
-    early: HashMap<Cid, Block>,
-    early_bytes: usize,
+    early: Early,
     ready: Vec<Got>,
     events: Vec<FetchEvent>,
     /// To be told to the network.
@@ -162,8 +244,7 @@ impl Gather {
             search_again_at: now,
             car: None,
             car_tried: false,
-            early: HashMap::new(),
-            early_bytes: 0,
+            early: Early::default(),
             ready: Vec::new(),
             events: Vec::new(),
             candidates: Vec::new(),
@@ -202,8 +283,8 @@ impl Gather {
         let now = Instant::now();
         let mut wires = Vec::with_capacity(cids.len());
         for cid in cids {
-            if let Some(block) = self.early.remove(cid) {
-                self.early_bytes -= block.bytes().len();
+            if let Some(block) = self.early.take(cid) {
+                self.came(cid);
                 self.useful(now);
                 self.network.counters.add_from_gateway(block.bytes().len());
                 self.ready.push(Got::Block(block));
@@ -276,7 +357,7 @@ impl Gather {
 
     /// Waits for the next thing to happen, and takes it.
     async fn wait(&mut self) -> Result<(), GatherError> {
-        let room = self.early_bytes < EARLY_BYTES_MAX;
+        let room = self.early.has_room();
         tokio::select! {
             count = self.fetch.next_many(&mut self.events, EVENTS_MAX) => {
                 if count == 0 {
@@ -320,11 +401,13 @@ impl Gather {
                     let Some(cid) = from_wire(&cid).filter(|cid| self.wants.remove(cid).is_some()) else {
                         continue;
                     };
+                    self.came(&cid);
                     self.network.counters.add_from_peer(data.len());
                     self.ready.push(Got::Block(Block::trusted(cid, data)));
                 }
                 FetchEvent::Held(cid) => {
                     if let Some(cid) = from_wire(&cid).filter(|cid| self.wants.remove(cid).is_some()) {
+                        self.came(&cid);
                         self.ready.push(Got::Held(cid));
                     }
                 }
@@ -353,6 +436,15 @@ impl Gather {
         }
     }
 
+    /// A block came, wherever from: a CAR may bring it once more, or has done so.
+    fn came(&mut self, cid: &Cid) {
+        self.early.take(cid);
+        let may_begin = !self.car_tried && self.network.gateway_config.car && self.network.gateways.len() > 0;
+        if self.car.is_some() || may_begin {
+            self.early.delivered.add(cid);
+        }
+    }
+
     fn take_answer(&mut self, cid: Cid, place: usize, answer: Answered) {
         self.think_at = Instant::now();
         let Some(wanted) = self.wants.get_mut(&cid) else {
@@ -373,6 +465,7 @@ impl Gather {
     fn take_from_gateway(&mut self, block: Block) {
         let cid = block.cid();
         self.wants.remove(&cid);
+        self.came(&cid);
         self.unwanted.extend(to_wire(&cid));
         self.network.counters.add_from_gateway(block.bytes().len());
         self.ready.push(Got::Block(block));
@@ -416,9 +509,8 @@ impl Gather {
                 if self.wants.contains_key(&cid) {
                     self.useful(now);
                     self.take_from_gateway(block);
-                } else if !self.early.contains_key(&cid) {
-                    self.early_bytes += block.bytes().len();
-                    self.early.insert(cid, block);
+                } else {
+                    self.early.keep(block);
                 }
             }
             CarEvent::Ended(result) => {
@@ -433,6 +525,8 @@ impl Gather {
         if let Some(reason) = reason {
             tracing::debug!(root = %self.root, reason, "a CAR file ended before its time");
         }
+        // There is one CAR in a session: what is to be told apart from what it brings is not any more.
+        self.early.delivered = Delivered::default();
         self.think_at = Instant::now();
         if let Some(wanted) = self.wants.get_mut(&self.root) {
             // It began with something else, or with nothing.
@@ -459,7 +553,6 @@ impl Gather {
                 Some(format!("it brought nothing that is wanted for {CAR_STUCK:?}")),
             );
             self.early.clear();
-            self.early_bytes = 0;
         }
         let mut around = Around {
             usable: self.network.gateways.usable(),
@@ -571,5 +664,138 @@ impl Wanted {
             refused: self.refused,
             at_gateway: self.at_gateway,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use cluster_swarm::{DhtMode, Keypair, StoreError, Swarm};
+    use multihash_codetable::{Code, MultihashDigest as _};
+
+    use super::*;
+    use crate::config::EmbeddedConfig;
+    use crate::http::{Gateways, Routers, client};
+
+    struct Nothing;
+
+    impl cluster_swarm::Blocks for Nothing {
+        fn sizes(&self, cids: &[cluster_swarm::Cid]) -> Result<Vec<Option<usize>>, StoreError> {
+            Ok(vec![None; cids.len()])
+        }
+
+        fn read(&self, cids: &[cluster_swarm::Cid]) -> Result<Vec<Option<Bytes>>, StoreError> {
+            Ok(vec![None; cids.len()])
+        }
+    }
+
+    /// A block of these bytes under a codec that is told by a number.
+    fn block(codec: u64, bytes: &'static [u8]) -> Block {
+        named(codec, &Code::Sha2_256.digest(bytes).to_bytes(), bytes)
+    }
+
+    fn named(codec: u64, hash: &[u8], bytes: &'static [u8]) -> Block {
+        let mut binary = vec![1];
+        let mut rest = codec;
+        while rest >= 0x80 {
+            binary.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        binary.push(rest as u8);
+        binary.extend(hash);
+        let cid = Cid::from_bytes(&binary).expect("valid");
+        Block::new(cid, Bytes::from_static(bytes)).expect("its own hash")
+    }
+
+    /// A session with a gateway that nobody asks: nothing listens there.
+    async fn session(root: Cid) -> Gather {
+        let mut config = EmbeddedConfig::new("/nowhere");
+        config.swarm.listen = Vec::new();
+        config.swarm.dht = DhtMode::Off;
+        config.gateways.gateways = vec!["http://127.0.0.1:9".into()];
+        let swarm = Swarm::start(config.swarm.clone(), Keypair::generate_ed25519(), Arc::new(Nothing));
+        let swarm = swarm.await.expect("started");
+        let http = client(Duration::from_secs(1), "test").expect("a client");
+        let routers = Routers::new(http.clone(), &config.routing).expect("none");
+        let gateways = Gateways::new(http, &config.gateways).expect("one");
+        let network = Arc::new(Network::new(&config, swarm, routers, gateways));
+        Gather::begin(&network, root, Vec::new()).await.expect("begun")
+    }
+
+    #[tokio::test]
+    async fn a_car_of_tiny_blocks_fills_the_bound_and_not_the_memory() {
+        let mut gather = session(block(0x55, b"root").cid()).await;
+        // Empty blocks, and those that lie in their names, under ever new codecs: nobody will ever want them.
+        for codec in 0..100_000 {
+            gather.take_car(CarEvent::Block(block(codec, b"")));
+            gather.take_car(CarEvent::Block(named(codec, &[0, 1, b'x'], b"x")));
+        }
+        assert_eq!((gather.early.blocks.len(), gather.early.bytes), (0, 0));
+        assert!(gather.early.has_room());
+        // The tiniest that somebody may want.
+        let mut count = 0;
+        while gather.early.has_room() {
+            assert!(count < 100_000, "there is always room");
+            gather.take_car(CarEvent::Block(block(count, b"y")));
+            count += 1;
+        }
+        assert_eq!(
+            gather.early.blocks.len(),
+            EARLY_BYTES_MAX.div_ceil(1 + EARLY_ENTRY_BYTES)
+        );
+        // What is wanted makes room again, to the last byte.
+        let all: Vec<Cid> = gather.early.blocks.keys().copied().collect();
+        gather.want(&all).await.expect("open");
+        assert_eq!((gather.early.blocks.len(), gather.early.bytes), (0, 0));
+        assert_eq!((gather.ready.len(), gather.wanted()), (all.len(), 0));
+    }
+
+    #[tokio::test]
+    async fn what_came_another_way_takes_no_room() {
+        let mut gather = session(block(0x55, b"root").cid()).await;
+        let (first, second, held) = (block(0x55, b"a"), block(0x55, b"b"), block(0x55, b"c"));
+        let all = [&first, &second, &held].map(Block::cid);
+        gather.want(&all).await.expect("open");
+        let wire = |block: &Block| to_wire(&block.cid()).expect("short");
+        let peer = gather.network.swarm.peer_id();
+        for block in [&first, &second] {
+            gather.events.push(FetchEvent::Block {
+                cid: wire(block),
+                data: block.bytes().clone(),
+                peer,
+            });
+        }
+        gather.events.push(FetchEvent::Held(wire(&held)));
+        gather.take_events();
+        assert_eq!((gather.ready.len(), gather.wanted()), (3, 0));
+        for block in [&first, &second, &held] {
+            gather.take_car(CarEvent::Block(block.clone()));
+        }
+        assert_eq!((gather.early.blocks.len(), gather.early.bytes), (0, 0));
+        // What nobody wanted so far is kept, once.
+        for _ in 0..2 {
+            gather.take_car(CarEvent::Block(block(0x55, b"d")));
+        }
+        assert_eq!(
+            (gather.early.blocks.len(), gather.early.bytes),
+            (1, 1 + EARLY_ENTRY_BYTES)
+        );
+    }
+
+    #[test]
+    fn what_is_known_to_have_come_is_bounded() {
+        let mut delivered = Delivered::default();
+        let cids: Vec<Cid> = (0..DELIVERED_MAX as u64 + 2)
+            .map(|codec| block(codec, b"z").cid())
+            .collect();
+        for cid in &cids {
+            delivered.add(cid);
+            delivered.add(cid);
+        }
+        assert_eq!(
+            (delivered.known.len(), delivered.order.len()),
+            (DELIVERED_MAX, DELIVERED_MAX)
+        );
+        assert!(delivered.has(&cids[2]) && !delivered.has(&cids[1]), "the oldest go");
     }
 }

@@ -141,13 +141,24 @@ pub(super) fn head(wanted: &Wanted, url_path: &str, query: Option<&str>, etag: &
     };
     put(header::CONTENT_DISPOSITION, disposition(&name));
     put(HeaderName::from_static("x-ipfs-path"), url_path.to_owned());
-    let ranges = if wanted.format == Format::Raw { "bytes" } else { "none" };
-    put(header::ACCEPT_RANGES, ranges.into());
+    let is_raw = wanted.format == Format::Raw;
+    put(header::ACCEPT_RANGES, if is_raw { "bytes" } else { "none" }.into());
+    let mut named = Vec::new();
     if !wanted.format_in_url {
-        let format = if wanted.format == Format::Raw { "raw" } else { "car" };
-        let query = query.filter(|query| !query.is_empty());
-        let query = query.map(|query| format!("{query}&")).unwrap_or_default();
-        put(header::CONTENT_LOCATION, format!("{url_path}?{query}format={format}"));
+        named.push(if is_raw { "format=raw" } else { "format=car" });
+    }
+    if wanted.duplicates_in_accept {
+        named.push("car-dups=y");
+    }
+    if !named.is_empty() {
+        // Where this very answer lies for whoever sends no `Accept` at all.
+        let given = query.filter(|query| !query.is_empty());
+        let query: Vec<&str> = given.into_iter().chain(named).collect();
+        put(header::CONTENT_LOCATION, format!("{url_path}?{}", query.join("&")));
+    }
+    if !wanted.format_in_url || !is_raw {
+        // Of a CAR file the header says what the URL does not, also when that names the format: a cache that did not know
+        // would give a file with duplicates to who asked for one without, for as long as the answer is good.
         put(header::VARY, "Accept".into());
     }
     headers.insert(header::CACHE_CONTROL, IMMUTABLE);

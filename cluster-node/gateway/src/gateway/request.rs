@@ -40,6 +40,8 @@ pub(super) struct Wanted {
     pub(super) format: Format,
     /// Whether the URL alone tells the format, so that a cache can tell the answers apart.
     pub(super) format_in_url: bool,
+    /// Whether `dups=y` of the `Accept` header, and not the URL, has duplicates come.
+    pub(super) duplicates_in_accept: bool,
     pub(super) filename: Option<String>,
 }
 
@@ -90,10 +92,12 @@ impl Wanted {
             }
             _ => Format::Car(car_shape(&value, in_accept)?),
         };
+        let has_duplicates = matches!(format, Format::Car(shape) if shape.duplicates);
         Ok(Self {
             root,
             path,
             format,
+            duplicates_in_accept: has_duplicates && value("car-dups").is_none(),
             format_in_url: value("format").is_some(),
             filename: value("filename").map(str::to_owned).filter(|name| !name.is_empty()),
         })

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
-use cluster_content::{Content, ContentError, Scope, WalkOptions};
+use cluster_content::{Content, ContentError, Scope, Sink, WalkOptions};
 use cluster_dag::codec::{DAG_CBOR, DAG_JSON, DAG_PB, RAW};
 use cluster_dag::{BLOCK_BYTES_MAX, Block, HashFunction, value};
 use cluster_http::Limits;
@@ -101,7 +101,8 @@ pub(super) async fn block_put(State(rpc): State<Arc<Rpc>>, request: Request) -> 
         Some(_) => return Err(Failure::client("mhlen: digests are not cut here; leave it out")),
     }
     let pin = flag(&arguments, "pin", false)?;
-    let blocks = take(&rpc, request, |bytes| {
+    let sink = (rpc.sink)();
+    let blocks = take(&*sink, request, |bytes| {
         Block::seal(naming.version, naming.codec, naming.hash, bytes)
             .map_err(|error| Failure::normal(error.to_string()))
     })
@@ -131,7 +132,8 @@ pub(super) async fn dag_put(State(rpc): State<Arc<Rpc>>, request: Request) -> Re
     )?;
     let hash = hash(option(&arguments, "hash"))?;
     let pin = flag(&arguments, "pin", false)?;
-    let blocks = take(&rpc, request, |bytes| {
+    let sink = (rpc.sink)();
+    let blocks = take(&*sink, request, |bytes| {
         let failed = |error: value::ValueError| Failure::normal(error.to_string());
         let read = value::decode(input, &bytes).map_err(failed)?;
         let written = value::encode(store, &read).map_err(failed)?;
@@ -150,7 +152,7 @@ pub(super) async fn dag_put(State(rpc): State<Arc<Rpc>>, request: Request) -> Re
 
 /// Stores what each part becomes, one after another; a part is held whole.
 async fn take(
-    rpc: &Rpc,
+    sink: &dyn Sink,
     request: Request,
     make: impl Fn(Bytes) -> Result<Block, Failure>,
 ) -> Result<Vec<(Cid, usize)>, Failure> {
@@ -177,7 +179,7 @@ async fn take(
         block.links().map_err(|error| Failure::normal(error.to_string()))?;
         made.push((block.cid(), block.bytes().len()));
         if Block::inline(block.cid()).is_none() {
-            rpc.sink.put(vec![block]).await.map_err(ContentError::from)?;
+            sink.put(vec![block]).await.map_err(ContentError::from)?;
         }
     }
     match made.is_empty() {

@@ -34,6 +34,8 @@ pub(super) async fn dag_import(
     // A file of which not all is there has no whole to pin.
     let pin_roots = flag(&arguments, "pin-roots", !flag(&arguments, "local-only", false)?)?;
     let stats = flag(&arguments, "stats", false)?;
+    // One for all of it, and until the last root is pinned.
+    let sink = (rpc.sink)();
     let (mut blocks, mut block_bytes) = (0, 0);
     let mut roots: Vec<Cid> = Vec::new();
     while let Some(part) = parts
@@ -45,7 +47,7 @@ pub(super) async fn dag_import(
             Ok(piece) => piece.map_err(|error| error.to_string()),
             Err(_) => Err(format!("nothing more came for {SILENCE_MAX:?}")),
         });
-        let imported: Imported = import_car(file, rpc.sink.clone()).await?;
+        let imported: Imported = import_car(file, sink.clone()).await?;
         blocks += imported.blocks;
         block_bytes += imported.block_bytes;
         if roots.len() + imported.roots.len() > ROOTS_MAX {
@@ -57,7 +59,7 @@ pub(super) async fn dag_import(
     }
     let node = rpc.node.clone();
     let body = stream! {
-        let _held = permit;
+        let _held = (permit, sink);
         for root in roots {
             let pinned = match pin_roots {
                 true => node.pin_add(&root, PinMode::Recursive, "", &|_| ()).await.map(|_| ()),

@@ -36,8 +36,9 @@ pub trait Inside: Send + Sync {
     async fn objects(&self) -> Result<u64, Error>;
     /// How long a block is that it holds; nothing is fetched.
     async fn size(&self, cid: &Cid) -> Result<Option<u64>, Error>;
-    /// Its pins in CID order behind `after`, at most so many.
-    async fn pins(&self, after: Option<Cid>, limit: usize) -> Result<Vec<(Cid, Listed)>, Error>;
+    /// Its pins that are complete, in CID order: those among the next `limit` records behind `after`, and where to go on;
+    /// none at the end.
+    async fn pins(&self, after: Option<Cid>, limit: usize) -> Result<(Vec<(Cid, Listed)>, Option<Cid>), Error>;
     /// Collects garbage until there is none.
     async fn collect_garbage(&self) -> Result<(), Error>;
     /// What has come and gone.

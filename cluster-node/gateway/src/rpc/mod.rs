@@ -44,17 +44,21 @@ pub use inside::{Inside, Peer, Traffic};
 
 use answer::Failure;
 
+/// Makes what one call reads from or puts to, and is done with at its end: who had one block of some content is asked for
+/// the next ones, and what was put is kept as long as more of it comes.
+pub type PerCall<T> = Arc<dyn Fn() -> Arc<T> + Send + Sync>;
+
 /// Where a node that is driven has its parts.
 #[derive(Clone)]
 pub struct RpcNode {
     /// The node.
     pub node: Arc<dyn IpfsNode>,
     /// What it holds, or finds.
-    pub source: Arc<dyn Source>,
+    pub source: PerCall<dyn Source>,
     /// What it holds, for calls that are to ask nobody else (`offline=true`); none where that is all there is.
     pub held: Option<Arc<dyn Source>>,
-    /// Where `dag/import` puts blocks.
-    pub sink: Arc<dyn Sink>,
+    /// Where `dag/import`, `dag/put` and `block/put` put blocks. They stay at least until it is dropped.
+    pub sink: PerCall<dyn Sink>,
     /// More of the node; without it the calls that need it are refused.
     pub inside: Option<Arc<dyn Inside>>,
 }
@@ -79,9 +83,9 @@ impl Default for RpcOptions {
 
 struct Rpc {
     node: Arc<dyn IpfsNode>,
-    content: Content,
-    held: Content,
-    sink: Arc<dyn Sink>,
+    source: PerCall<dyn Source>,
+    held: Option<Content>,
+    sink: PerCall<dyn Sink>,
     inside: Option<Arc<dyn Inside>>,
     options: RpcOptions,
     calls: Arc<Semaphore>,
@@ -105,8 +109,8 @@ pub fn inner_router(node: RpcNode, options: RpcOptions) -> Router {
 fn routes(node: RpcNode, options: RpcOptions, guarded: bool) -> Router {
     let rpc = Arc::new(Rpc {
         node: node.node,
-        held: Content::new(node.held.unwrap_or_else(|| node.source.clone())),
-        content: Content::new(node.source),
+        held: node.held.map(Content::new),
+        source: node.source,
         sink: node.sink,
         inside: node.inside,
         calls: Arc::new(Semaphore::new(options.calls_max)),
@@ -193,9 +197,9 @@ async fn admit(State(rpc): State<Arc<Rpc>>, mut request: Request, next: Next) ->
 impl Rpc {
     /// Content as a call may see it.
     fn view(&self, arguments: &Arguments) -> Result<Content, Failure> {
-        Ok(match flag(arguments, "offline", false)? {
-            true => self.held.clone(),
-            false => self.content.clone(),
+        Ok(match &self.held {
+            Some(held) if flag(arguments, "offline", false)? => held.clone(),
+            _ => Content::new((self.source)()),
         })
     }
 }

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use cluster_ipfs::{Held, IpfsNode, LookFor, Progress, Updated};
+use cluster_ipfs::{Held, IpfsNode, Listed, LookFor, Progress, Updated};
 use futures::Stream;
 use http::header::{self, HeaderValue};
 use node_core::{Cid, PinMode};
@@ -186,13 +186,14 @@ pub(super) async fn list(State(rpc): State<Arc<Rpc>>, arguments: Arguments) -> R
         let Some(listed) = found else {
             return Err(Failure::normal(format!("path '{cid}' is not pinned")));
         };
-        let mut key = json!({ "Type": word(listed.held) });
-        if !listed.name.is_empty() {
-            key["Name"] = listed.name.into();
-        }
-        keys.insert(cid.to_string(), key);
+        keys.insert(cid.to_string(), key(listed));
     }
     Ok(Json(json!({ "Keys": keys })))
+}
+
+/// As Kubo shows a pin: with its name also where that is empty, by which who drives this node sees that it knows names.
+fn key(listed: Listed) -> Value {
+    json!({ "Type": word(listed.held), "Name": listed.name.unwrap_or_default() })
 }
 
 /// Pins of an answer: what has more is told by `pin/ls` of single CIDs.
@@ -209,23 +210,19 @@ async fn all(rpc: &Rpc, kind: &str) -> Result<Json<Value>, Failure> {
     };
     let (mut keys, mut after) = (serde_json::Map::new(), None);
     loop {
-        let page = inside.pins(after, PAGE).await?;
-        after = page.last().map(|(cid, _)| *cid);
-        let is_last = page.len() < PAGE;
+        let (page, next) = inside.pins(after, PAGE).await?;
         for (cid, listed) in page {
             if kind == "all" || kind == word(listed.held) {
-                keys.insert(
-                    cid.to_string(),
-                    json!({ "Type": word(listed.held), "Name": listed.name }),
-                );
+                keys.insert(cid.to_string(), key(listed));
             }
         }
         if keys.len() > PINS_MAX {
             return Err(Failure::normal("there are more than 100000 pins: ask for single ones"));
         }
-        if is_last {
+        if next.is_none() {
             return Ok(Json(json!({ "Keys": keys })));
         }
+        after = next;
     }
 }
 

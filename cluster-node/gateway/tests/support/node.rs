@@ -146,7 +146,7 @@ impl IpfsNode for Node {
                 PinMode::Recursive => Held::Recursive,
                 PinMode::Direct => Held::Direct,
             },
-            name: name.clone(),
+            name: Some(name.clone()),
         }))
     }
 

@@ -288,7 +288,8 @@ impl Adding {
                  when all are there",
             ));
         }
-        let held = targets.finish().await?;
+        let kept = if self.wish.without_pin { &[][..] } else { &roots };
+        let held = targets.finish(kept).await?;
         let mut pin = None;
         for cid in roots.iter().filter(|_| !self.wish.without_pin) {
             let key = PinKey {

@@ -19,6 +19,9 @@ use crate::service::{Error, Pins};
 /// Blocks in one message between peers, as the API of peers says. Bytes are bounded by the size of messages.
 pub const INGEST_BLOCKS_MAX: usize = 1_024;
 
+/// Roots of one handover at most, more than the header of a CAR file has room for.
+const INGEST_ROOTS_MAX: usize = 100_000;
+
 /// Messages to another peer that wait to be sent. One is a batch of an add: about 2 MiB.
 const MESSAGES_WAITING_MAX: usize = 2;
 
@@ -56,6 +59,7 @@ impl Pins {
         let first = wire::IngestRequest {
             node: node.0,
             blocks: Vec::new(),
+            roots: Vec::new(),
         };
         // There is room: the channel is new.
         let _ = messages.try_send(first);
@@ -113,6 +117,7 @@ impl Intake for RemoteIntake {
         let message = wire::IngestRequest {
             node: 0,
             blocks: blocks.collect(),
+            roots: Vec::new(),
         };
         match tokio::time::timeout(STALL, messages.send(message)).await {
             Ok(Ok(())) => {
@@ -132,8 +137,21 @@ impl Intake for RemoteIntake {
         }
     }
 
-    async fn finish(mut self: Box<Self>) -> Result<(), NodeError> {
-        self.messages = None;
+    async fn finish(mut self: Box<Self>, roots: &[Cid]) -> Result<(), NodeError> {
+        let messages = self.messages.take();
+        for roots in roots.chunks(INGEST_BLOCKS_MAX) {
+            let message = wire::IngestRequest {
+                node: 0,
+                blocks: Vec::new(),
+                roots: roots.iter().map(|root| root.to_bytes().into()).collect(),
+            };
+            if let Some(messages) = &messages
+                && !matches!(tokio::time::timeout(STALL, messages.send(message)).await, Ok(Ok(())))
+            {
+                break;
+            }
+        }
+        drop(messages);
         let stored = self.outcome().await?;
         if stored == self.sent {
             Ok(())
@@ -171,8 +189,19 @@ async fn take_all(
     let own = own.ok_or_else(|| Error::not_found(format!("this peer does not drive the node {node}")))?;
     let mut intake = own.intake().await.map_err(refused)?;
     let mut stored = 0;
+    let mut roots = Vec::new();
     let mut next = Some(first);
     while let Some(message) = next {
+        if roots.len() + message.roots.len() > INGEST_ROOTS_MAX {
+            return Err(Error::invalid(
+                "roots",
+                format!("more than {INGEST_ROOTS_MAX}"),
+                "at most 100000 in one handover",
+            ));
+        }
+        for root in &message.roots {
+            roots.push(Cid::from_bytes(root)?);
+        }
         let count = message.blocks.len();
         if count > INGEST_BLOCKS_MAX {
             return Err(Error::invalid(
@@ -192,7 +221,7 @@ async fn take_all(
         }
         next = messages.next().await.transpose().map_err(broken)?;
     }
-    intake.finish().await.map_err(refused)?;
+    intake.finish(&roots).await.map_err(refused)?;
     Ok(stored)
 }
 

@@ -1,10 +1,12 @@
 //! The nodes of an add, and what became of them.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use cluster_content::{Sink, StoreError};
 use cluster_dag::Block;
 use cluster_ipfs::Intake;
-use node_core::{ErrorClass, NodeId};
+use node_core::{Cid, ErrorClass, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -21,7 +23,8 @@ pub(super) type Open = (NodeId, String, Box<dyn Intake>);
 /// What a node is sent.
 enum Order {
     Put(Vec<Block>),
-    Finish,
+    /// With the roots that are about to be pinned.
+    Finish(Arc<[Cid]>),
 }
 
 /// One node of an add.
@@ -79,9 +82,14 @@ impl Targets {
         self.targets.iter().map(|target| target.node).collect()
     }
 
-    /// Ends the handover and waits until every node has said what it has.
-    pub(super) async fn finish(&self) -> Result<Held, Error> {
-        futures::future::join_all(self.targets.iter().map(|target| target.order(Order::Finish))).await;
+    /// Ends the handover and waits until every node has said what it has. They keep it for the pins of `roots` to come.
+    pub(super) async fn finish(&self, roots: &[Cid]) -> Result<Held, Error> {
+        let roots: Arc<[Cid]> = roots.into();
+        let told = self
+            .targets
+            .iter()
+            .map(|target| target.order(Order::Finish(roots.clone())));
+        futures::future::join_all(told).await;
         let (mut nodes, mut failures) = (Vec::new(), Vec::new());
         for target in &self.targets {
             target.end().await;
@@ -153,7 +161,7 @@ async fn drive(mut intake: Box<dyn Intake>, mut orders: mpsc::Receiver<Order>) -
     while let Some(order) = orders.recv().await {
         match order {
             Order::Put(blocks) => intake.put(blocks).await.map_err(|error| error.message)?,
-            Order::Finish => return intake.finish().await.map_err(|error| error.message),
+            Order::Finish(roots) => return intake.finish(&roots).await.map_err(|error| error.message),
         }
     }
     Err("the add broke off".into())
