@@ -166,3 +166,59 @@ fn every_alert_has_its_page() {
         assert!(deploy().join("runbooks").join(page).is_file(), "{page} is missing");
     }
 }
+
+fn unit() -> String {
+    fs::read_to_string(deploy().join("systemd/pinfleet.service")).expect("the unit")
+}
+
+/// The value of an option of the unit, which it sets once.
+fn of_unit<'a>(unit: &'a str, option: &str) -> &'a str {
+    let mut set = unit.lines().filter_map(|line| line.strip_prefix(option));
+    let value = set.next().expect("the unit sets it");
+    assert!(set.next().is_none(), "{option} is set more than once");
+    value
+}
+
+/// Without the last one libp2p finds no addresses, and an embedded node that listens at all of them does not start.
+#[test]
+fn the_unit_allows_the_sockets_that_a_peer_opens() {
+    let unit = unit();
+    let allowed: BTreeSet<&str> = of_unit(&unit, "RestrictAddressFamilies=").split(' ').collect();
+    assert_eq!(
+        allowed,
+        BTreeSet::from(["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"])
+    );
+}
+
+#[test]
+fn the_socket_that_pages_and_helps_name_is_that_of_the_unit() {
+    let unit = unit();
+    let socket = format!("{}/admin.sock", of_unit(&unit, "Environment=PINFLEET_DIR="));
+    let mut files = files();
+    let help = deploy().join("../ctl/src/cli/access.rs");
+    files.push((help.display().to_string(), fs::read_to_string(&help).expect("a text")));
+    let mut seen = 0;
+    for (file, text) in files {
+        for (at, _) in text.match_indices("unix:/") {
+            seen += 1;
+            let named = text[at..].split_whitespace().next().unwrap_or_default();
+            assert_eq!(named, format!("unix:{socket}"), "{file}");
+        }
+    }
+    assert!(seen >= 2, "only {seen} name it; were they looked for rightly?");
+}
+
+/// Otherwise all daemons would be driven by the peer that was asked, and stop with it.
+#[test]
+fn each_daemon_of_the_compose_file_has_a_peer_of_its_own() {
+    let compose = fs::read_to_string(deploy().join("compose/compose.yaml")).expect("the compose file");
+    let compose = compose.replace("\\\n", " ");
+    let added: Vec<&str> = compose.lines().filter(|line| line.contains("node add")).collect();
+    assert_eq!(added.len(), 1, "{added:?}");
+    assert!(added[0].contains(" --peer peer-$$number "), "{}", added[0]);
+    for number in 1..=3 {
+        for name in ["peer", "kubo"] {
+            assert!(compose.contains(&format!("\n  {name}-{number}:")), "{name}-{number}");
+        }
+    }
+}

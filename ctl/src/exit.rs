@@ -251,7 +251,10 @@ fn code_hint(code: Code, is_write: bool) -> Option<&'static str> {
         Code::ResourceExhausted => Some("try again later, or send less at once"),
         Code::Aborted => Some("something else changed it at the same moment; run the command again"),
         Code::Unauthenticated => Some("show a token with --token-file, PINFLEET_TOKEN or PINFLEET_TOKEN_FILE"),
-        Code::PermissionDenied => Some("this API does not let you do that"),
+        Code::PermissionDenied => Some(
+            "use a credential with that scope or namespace; whoever has the scope admin sees with `cluster-ctl token ls` what \
+             each allows",
+        ),
         Code::Unimplemented => Some("the peer runs an older version than this cluster-ctl; see `cluster-ctl peer ls`"),
         Code::Internal | Code::Unknown | Code::DataLoss => Some("the log of the peer that answered says more"),
         _ => None,
@@ -283,6 +286,20 @@ mod tests {
         assert_eq!(failure.message, "the name is too long");
         assert_eq!(failure.hints[0], "options.name: at most 1024 bytes");
         assert_eq!(failure.hints[1], "the cluster asks to wait 2s before the next try");
+    }
+
+    #[test]
+    fn who_lacks_a_scope_is_told_to_use_another_credential() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("DENIED", "pinfleet", std::collections::HashMap::new());
+        let status = Status::with_error_details(Code::PermissionDenied, "List needs the scope admin", details);
+        let failure = Failure::from_status(&status, false);
+        assert_eq!(failure.exit, Exit::Refused);
+        assert!(
+            failure.hints[0].starts_with("use a credential with that scope or namespace"),
+            "{:?}",
+            failure.hints
+        );
     }
 
     #[test]

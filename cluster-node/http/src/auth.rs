@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use axum::extract::FromRequestParts;
+use futures::future::{BoxFuture, FutureExt as _};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use multibase::Base;
@@ -12,6 +13,14 @@ use crate::failure::header_text;
 
 /// What the client says its rights are restricted to; the text of IPFS Cluster.
 pub const REALM: &str = "Restricted IPFS Cluster API";
+
+/// Why a request ends that was let in.
+pub(crate) const OVER: &str = "unauthorized: the credential of this request was revoked or has expired";
+
+/// The error of a body that is not read on, or not sent on, for that reason.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("{OVER}")]
+pub(crate) struct NoLongerGranted;
 
 /// Credentials as they came in, not looked at yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,15 +38,38 @@ pub enum Presented<'a> {
 
 /// Knows credentials. Called once a request, before anything else is done for it.
 #[async_trait]
-pub trait Authenticate: Send + Sync + 'static {
+pub trait Authenticate: Lasting {
     /// Who presents this. Comparing takes the same time whatever was presented. Where nobody needs credentials, the answer is
     /// [`Principal::anybody`].
     async fn authenticate(&self, presented: Option<Presented<'_>>) -> Result<Principal, Denied>;
 }
 
+/// Knows how long credentials are worth something, and what to make of what are none.
+#[async_trait]
+pub trait Lasting: Send + Sync + 'static {
+    /// Is done when what was presented, and was right a moment ago, is worth nothing any more: the request ends then. By
+    /// default it never is.
+    async fn until_over(&self, presented: Presented<'_>) -> Result<BoxFuture<'static, ()>, Denied> {
+        let _ = presented;
+        Ok(std::future::pending().boxed())
+    }
+
+    /// Told of an `Authorization` header that can't be read, or is empty in any part. By default such a client is refused even
+    /// where nobody needs credentials: it takes itself for somebody, and must not go on as anybody.
+    fn unreadable(&self) -> Result<(), Denied> {
+        Err(Denied::Missing)
+    }
+}
+
 /// For servers that ask nobody who they are.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Open;
+
+impl Lasting for Open {
+    fn unreadable(&self) -> Result<(), Denied> {
+        Ok(())
+    }
+}
 
 #[async_trait]
 impl Authenticate for Open {
@@ -196,6 +228,16 @@ pub(crate) fn is_exempt(method: &Method, path: &str) -> bool {
     method == Method::OPTIONS || (method == Method::GET && path == "/health")
 }
 
+/// An `Authorization` header that is neither form, or empty in any part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unreadable;
+
+impl Unreadable {
+    /// What its client is told.
+    pub const TOLD: &str =
+        "unauthorized: the header Authorization is neither `Bearer TOKEN` nor `Basic` and base 64 of NAME:PASSWORD";
+}
+
 /// The credentials of a request, owned since Basic ones are decoded.
 pub(crate) enum Shown {
     Basic { user: String, password: String },
@@ -203,10 +245,16 @@ pub(crate) enum Shown {
 }
 
 impl Shown {
-    /// Reads the first `Authorization` header. `None` for what can't be read, or is empty in any part: it counts as absent.
-    pub fn read(headers: &HeaderMap) -> Option<Self> {
-        let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        let (scheme, rest) = text.split_once(' ')?;
+    /// Reads the first `Authorization` header. `None` when there is no such header.
+    pub fn read(headers: &HeaderMap) -> Result<Option<Self>, Unreadable> {
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Ok(None);
+        };
+        Self::parse(value).map(Some).ok_or(Unreadable)
+    }
+
+    fn parse(value: &HeaderValue) -> Option<Self> {
+        let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
         let rest = rest.trim();
         if rest.is_empty() {
             return None;
@@ -228,6 +276,14 @@ impl Shown {
         })
     }
 
+    /// What to say when they are worth nothing any more.
+    pub fn denied(&self) -> Denied {
+        match self {
+            Self::Basic { .. } => Denied::Wrong,
+            Self::Bearer(_) => Denied::InvalidToken,
+        }
+    }
+
     pub fn presented(&self) -> Presented<'_> {
         match self {
             Self::Basic { user, password } => Presented::Basic { user, password },
@@ -240,16 +296,16 @@ impl Shown {
 mod tests {
     use super::*;
 
-    fn shown(value: &str) -> Option<Shown> {
+    fn shown(value: &str) -> Result<Shown, Unreadable> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-        Shown::read(&headers)
+        Shown::read(&headers).map(|shown| shown.expect("there is a header"))
     }
 
     #[test]
     fn credentials_are_read_whatever_the_case_of_their_scheme() {
         for value in ["Basic dXNlcjpwYTpzcw==", "bASIC  dXNlcjpwYTpzcw== "] {
-            let read = shown(value).unwrap();
+            let read = shown(value).ok().unwrap();
             assert_eq!(
                 read.presented(),
                 Presented::Basic {
@@ -258,14 +314,15 @@ mod tests {
                 }
             );
         }
-        let read = shown("BEARER a.b.c").unwrap();
+        let read = shown("BEARER a.b.c").ok().unwrap();
         assert_eq!(read.presented(), Presented::Bearer("a.b.c"));
     }
 
     #[test]
-    fn what_cant_be_read_or_is_empty_counts_as_absent() {
-        // In order: nothing behind the scheme, no Base64, no colon, no user, no password, an unknown scheme.
+    fn what_cant_be_read_or_is_empty_is_not_taken_for_nothing() {
+        // In order: nothing at all, nothing behind the scheme, no Base64, no colon, no user, no password, an unknown scheme.
         let values = [
+            "",
             "Bearer",
             "Bearer ",
             "Basic ?",
@@ -275,9 +332,9 @@ mod tests {
             "Digest a",
         ];
         for value in values {
-            assert!(shown(value).is_none(), "{value}");
+            assert!(shown(value).is_err(), "{value}");
         }
-        assert!(Shown::read(&HeaderMap::new()).is_none());
+        assert!(Shown::read(&HeaderMap::new()).is_ok_and(|shown| shown.is_none()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use http_body::Body as _;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use crate::auth::NoLongerGranted;
 use crate::{Failure, Limits};
 
 /// A whole body, as an extractor: bounded in size and time by the server's [`Limits`], whatever its content type says.
@@ -68,7 +69,8 @@ pub(crate) fn limits_of(extensions: &http::Extensions) -> std::sync::Arc<Limits>
     extensions.get().cloned().unwrap_or_default()
 }
 
-/// The failure for a body that could not be read on: 408 if the client sent nothing for too long, else 400.
+/// The failure for a body that could not be read on: 408 if the client sent nothing for too long, 401 if its credential was
+/// revoked or has expired meanwhile, else 400.
 pub fn failed(error: &(dyn Error + 'static)) -> Failure {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -76,6 +78,9 @@ pub fn failed(error: &(dyn Error + 'static)) -> Failure {
             && io.kind() == io::ErrorKind::TimedOut
         {
             return Failure::new(StatusCode::REQUEST_TIMEOUT, format!("the body stopped coming: {io}"));
+        }
+        if error.is::<NoLongerGranted>() {
+            return Failure::new(StatusCode::UNAUTHORIZED, error.to_string());
         }
         cause = error.source();
     }

@@ -4,9 +4,9 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`serve`], [`serve_router`] | connections, TLS, limits, trailers, the way of a request through a server, the end |
-//! | [`auth`] | credentials are read and shown to an [`Authenticate`]; who asks is a [`Principal`] with [`Scopes`] |
+//! | [`auth`] | credentials are read and shown to an [`Authenticate`]; who asks is a [`Principal`] with [`Scopes`]; how long they last says [`Lasting`] |
 //! | [`Failure`] | an error as a handler gives it; each server writes it in its [`ErrorForm`] |
-//! | [`json`], [`empty`], [`ndjson`], [`ndjson_pieces`] | answers; the last two stream, with what went wrong at the end in a trailer |
+//! | [`json`], [`empty`], [`pieces`], [`ndjson`], [`ndjson_pieces`] | answers; the last two stream, with what went wrong at the end in a trailer |
 //! | [`Query`], [`time`] | queries, times and durations as Go's clients write them |
 //! | [`Whole`], [`multipart`] | bodies: small ones as a whole, large ones as they come |
 //! | [`Cors`] | what pages of other origins may do |
@@ -63,8 +63,8 @@ mod stream;
 pub mod time;
 pub mod tls;
 
-pub use answer::{AsIs, empty, json};
-pub use auth::{Authenticate, Denied, Open, Presented, Principal, Scope, Scopes};
+pub use answer::{AsIs, empty, json, pieces};
+pub use auth::{Authenticate, Denied, Lasting, Open, Presented, Principal, Scope, Scopes};
 pub use body::Whole;
 pub use cors::Cors;
 pub use failure::{ErrorForm, Failure};

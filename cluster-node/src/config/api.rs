@@ -16,7 +16,7 @@ pub struct Api {
     pub grpc_listen: SocketAddr,
     /// What clients and other peers are told; empty = `grpc_listen`.
     pub grpc_advertise: String,
-    /// Whether clients must show a credential.
+    /// Whether clients must show a credential, those of the HTTP APIs too.
     pub auth: Auth,
     /// Largest message taken.
     #[serde(deserialize_with = "values::bytes")]
@@ -38,7 +38,8 @@ pub enum Auth {
 pub(super) const SECTION: SectionSpec = SectionSpec {
     name: "api",
     repeated: false,
-    doc: "The gRPC API for cluster-ctl and storage services.",
+    doc: "The gRPC API for cluster-ctl and storage services; and, by `auth`, whom the HTTP APIs let in, which are [rest], \
+          [proxy] and [pinning].",
     options: &[
         OptionSpec {
             key: "grpc_listen",
@@ -57,12 +58,13 @@ pub(super) const SECTION: SectionSpec = SectionSpec {
             key: "auth",
             kind: Kind::Choice(&["none", "required"]),
             default: Some(r#""none""#),
-            doc: "Whether clients must show a token, or a name with a password, which are made with `cluster-ctl token create` \
-                  and `cluster-ctl credential create`. The first one is made on a peer's own host, over the socket \
+            doc: "Whether clients must show a token, or a name with a password: those of gRPC and those of the HTTP APIs \
+                  ([rest], [proxy], [pinning]). Both are made with `cluster-ctl token create` and `cluster-ctl credential \
+                  create`, and making some keeps nobody outside: only this option does. The first one is made on a peer's own host, over the socket \
                   `admin.sock` in its folder, which only the owner of the folder can open and which asks for none: \
                   `cluster-ctl --api unix:DIR/admin.sock token create NAME --scope admin`. With \"none\" whoever reaches \
-                  the address may do everything; what is shown and wrong is refused all the same. The health service is \
-                  always open.",
+                  an address may do everything; what is shown and wrong is refused all the same. What tells of health \
+                  (the service of gRPC, `GET /health` of HTTP) is always open.",
         },
         OptionSpec {
             key: "message_bytes_max",

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cluster_http::Limits;
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
@@ -49,10 +50,11 @@ pub struct HttpApi {
     /// For a client to take something of its answer.
     #[serde(deserialize_with = "values::duration")]
     pub stall_timeout: Duration,
-    /// Parts of one add.
+    /// Parts of one add. Not an option of an API that takes none; there it has no effect.
+    #[serde(default = "parts_max")]
     pub parts_max: u32,
-    /// Bytes of all headers of a part.
-    #[serde(deserialize_with = "values::bytes")]
+    /// Bytes of all headers of a part. Where it is no option it has no effect either.
+    #[serde(default = "part_head_bytes_max", deserialize_with = "values::bytes")]
     pub part_head_bytes_max: u64,
     /// Origins whose pages may ask.
     pub cors_origins: Vec<String>,
@@ -67,7 +69,7 @@ pub struct HttpApi {
     /// How long a browser may remember that.
     #[serde(deserialize_with = "values::duration")]
     pub cors_max_age: Duration,
-    /// Put onto every answer.
+    /// Put onto the answers in JSON that the peer makes itself.
     pub headers: BTreeMap<String, String>,
 }
 
@@ -79,6 +81,14 @@ pub enum Allowed {
     Yes,
     /// It may not.
     No,
+}
+
+fn parts_max() -> u32 {
+    u32::try_from(Limits::default().parts_max).unwrap_or(u32::MAX)
+}
+
+fn part_head_bytes_max() -> u64 {
+    Limits::default().part_head_bytes_max as u64
 }
 
 fn listen(text: &str) -> Result<(), String> {
@@ -129,8 +139,11 @@ pub(super) struct Defaults {
     pub cors_headers: &'static str,
 }
 
-/// How many options all have.
+/// How many options all have that take adds.
 pub(super) const COMMON: usize = 22;
+
+/// Those that say how an add is read.
+const OF_ADDS: [&str; 2] = ["parts_max", "part_head_bytes_max"];
 
 /// The options that all have.
 pub(super) const fn options(defaults: &Defaults) -> [OptionSpec; COMMON] {
@@ -267,7 +280,8 @@ pub(super) const fn options(defaults: &Defaults) -> [OptionSpec; COMMON] {
             key: "headers",
             kind: Kind::Map,
             default: Some("{}"),
-            doc: "Headers that are put onto every answer, such as { X-Served-By = \"pinfleet\" }.",
+            doc: "Headers that are put onto the answers that are JSON, errors too, such as { X-Served-By = \"pinfleet\" }. \
+                  Redirects do without, and what a node answered and is passed on.",
         },
     ]
 }
@@ -287,10 +301,52 @@ pub(super) const fn joined<const OWN: usize, const ALL: usize>(
     all
 }
 
+/// The options of an API that takes no adds: one that has no effect would only be believed.
+const fn without_adds<const LEFT: usize>(common: &[OptionSpec; COMMON]) -> [OptionSpec; LEFT] {
+    assert!(LEFT == COMMON - OF_ADDS.len(), "all but those");
+    let mut left = [common[0]; LEFT];
+    let (mut from, mut to) = (0, 0);
+    while from < COMMON {
+        if !is_of_adds(common[from].key) {
+            left[to] = common[from];
+            to += 1;
+        }
+        from += 1;
+    }
+    assert!(to == LEFT, "each of them is there once");
+    left
+}
+
+const fn is_of_adds(key: &str) -> bool {
+    let mut at = 0;
+    while at < OF_ADDS.len() {
+        if is_same(OF_ADDS[at].as_bytes(), key.as_bytes()) {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// Comparing texts is not for constants yet.
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
 const REST: [OptionSpec; COMMON] = options(&Defaults {
     listen: r#"["127.0.0.1:9094"]"#,
-    listen_doc: "Where clients connect. Empty: nowhere, the API is off. While no credentials exist, whoever reaches it \
-                 may do anything.",
+    listen_doc: "Where clients connect. Empty: nowhere, the API is off. Unless `api.auth = \"required\"` whoever reaches it \
+                 may do anything, whether or not there are credentials.",
     cors_origins: r#"["*"]"#,
     cors_methods: r#"["GET"]"#,
     cors_headers: r#"["accept", "content-type", "x-requested-with"]"#,
@@ -304,15 +360,16 @@ pub(super) const REST_SECTION: SectionSpec = SectionSpec {
     options: &REST,
 };
 
-const PINNING: [OptionSpec; COMMON] = options(&Defaults {
+const PINNING: [OptionSpec; COMMON - OF_ADDS.len()] = without_adds(&options(&Defaults {
     listen: r#"["127.0.0.1:9097"]"#,
-    listen_doc: "Where clients connect. Empty: nowhere, the API is off. While no credentials exist, whoever reaches it \
-                 may pin and unpin. A token is bound to a namespace, and sees the pins of that.",
+    listen_doc: "Where clients connect. Empty: nowhere, the API is off. Unless `api.auth = \"required\"` whoever reaches it \
+                 may pin and unpin, whether or not there are credentials. A token is bound to a namespace, and sees the \
+                 pins of that.",
     cors_origins: r#"["*"]"#,
     // A page pins with a token of its user, which it sends itself.
     cors_methods: r#"["GET", "POST", "DELETE"]"#,
     cors_headers: r#"["accept", "authorization", "content-type", "idempotency-key", "x-requested-with"]"#,
-});
+}));
 
 /// `[pinning]`
 pub(super) const PINNING_SECTION: SectionSpec = SectionSpec {

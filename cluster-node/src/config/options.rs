@@ -80,6 +80,21 @@ pub fn format_size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
+/// A round size that is allowed; the greatest where none of them is.
+fn example_size(min: u64, max: u64) -> String {
+    let round = [64 * KIB * KIB, 512 * KIB, 16 * KIB, 512];
+    let fits = round.into_iter().find(|size| (min..max).contains(size));
+    format_size(fits.unwrap_or(max))
+}
+
+/// A round length of time that is allowed; the greatest where none of them is.
+fn example_duration(min: u64, max: u64) -> String {
+    // In milliseconds.
+    let round = [150_000, 250, 5_000];
+    let fits = round.into_iter().find(|time| (min..max).contains(time));
+    format_duration(fits.unwrap_or(max))
+}
+
 /// `host:port` with a host that can be reached and a port that is not 0.
 pub fn is_reachable_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {
@@ -137,13 +152,13 @@ impl Kind {
                 "a duration from {} to {}, such as \"{}\"",
                 format_duration(*min),
                 format_duration(*max),
-                if *max > 150_000 { "2m 30s" } else { "250ms" }
+                example_duration(*min, *max)
             ),
             Self::Size(min, max) => format!(
                 "a size from {} to {}, such as \"{}\"",
                 format_size(*min),
                 format_size(*max),
-                if *max > 64 * KIB * KIB { "64MiB" } else { "512KiB" }
+                example_size(*min, *max)
             ),
         }
     }
@@ -300,6 +315,37 @@ mod tests {
         assert_eq!(nearest("Election-Timeout-Min", known), Some("election_timeout_min"));
         assert_eq!(nearest("voters", known), Some("voters_max"));
         assert_eq!(nearest("zzz", known), None);
+    }
+
+    /// What stands behind "such as", of every option that says so.
+    #[test]
+    fn every_option_accepts_its_own_example() {
+        let mut seen = 0;
+        for section in crate::config::SECTIONS {
+            for option in section.options {
+                let allowed = option.kind.allowed();
+                // One that is shortened can't be taken as it is.
+                let Some((_, example)) = allowed.split_once(", such as ").filter(|(_, text)| !text.contains('…'))
+                else {
+                    continue;
+                };
+                // The remarks behind some of them: the shortest beginning that is a value is the example.
+                let ends = (1..=example.len()).filter(|end| example.is_char_boundary(*end));
+                let values =
+                    ends.filter_map(|end| toml::from_str::<toml::Table>(&format!("value = {}", &example[..end])).ok());
+                let value = values.into_iter().next().and_then(|table| table.get("value").cloned());
+                let value = value.unwrap_or_else(|| panic!("{}.{}: {example} is no value", section.name, option.key));
+                let value = Value::serialize(value).expect("TOML is a value");
+                assert!(
+                    option.kind.accepts(&value),
+                    "{}.{} does not allow its own example {example}",
+                    section.name,
+                    option.key
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 50, "only {seen} options have an example");
     }
 
     #[test]

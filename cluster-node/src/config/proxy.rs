@@ -44,8 +44,8 @@ const HOUR_MS: u64 = 3_600_000;
 
 const SHARED: [OptionSpec; COMMON] = options(&Defaults {
     listen: r#"["127.0.0.1:9095"]"#,
-    listen_doc: "Where clients of Kubo connect. Empty: nowhere, the proxy is off. While no credentials exist, whoever \
-                 reaches it may do anything, to the IPFS node behind it too.",
+    listen_doc: "Where clients of Kubo connect. Empty: nowhere, the proxy is off. Unless `api.auth = \"required\"` whoever \
+                 reaches it may do anything, to the IPFS node behind it too, whether or not there are credentials.",
     cors_origins: "[]",
     cors_methods: r#"["POST"]"#,
     cors_headers: r#"["accept", "content-type", "x-requested-with"]"#,

@@ -11,7 +11,7 @@ use node_core::pinset::{self, KvError, KvRead, Table, keys};
 use node_core::{Cid, Namespace, NodeId, Pin, PinKey, Placement, Status};
 
 use super::chunks::Chunks;
-use super::walk::after;
+use super::walk::{after, make_cursor, read_cursor};
 use super::{Error, PinFilter, PinView, Pins, StatusAllRequest, StatusChunk, StatusView};
 
 /// How long a silent peer is waited for in a list.
@@ -34,10 +34,20 @@ pub struct Shown {
 pub struct ShownChunk {
     /// In order.
     pub rows: Vec<Shown>,
-    /// How many CIDs were found for them; fewer rows came of it when some are of other namespaces.
-    pub found: u64,
+    /// How much of the limit it took: what was found in the index, whether it is shown or not. Nothing of a list that goes
+    /// through everything: it ends when there is no more, or nobody listens.
+    pub used: u64,
     /// Where to go on.
     pub cursor: String,
+    /// The list goes through everything, by CID.
+    by_cid: bool,
+}
+
+impl ShownChunk {
+    /// Where to go on behind a CID of this chunk; none where only its end is a place.
+    pub fn cursor_behind(&self, cid: &Cid) -> Option<String> {
+        self.by_cid.then(|| make_cursor(Table::Placements, &cid.to_bytes()))
+    }
 }
 
 /// A list as asked for.
@@ -49,7 +59,8 @@ pub struct ShowRequest {
     pub filter: PinFilter,
     /// That at least one node reports so; empty = all.
     pub statuses: Vec<Status>,
-    /// Find at most so many; 0 = all.
+    /// So many are wanted; 0 = all. A list along an index ends there; one through everything goes on until nobody listens,
+    /// since how many CIDs of others lie between those that are shown is not known before.
     pub limit: u64,
     /// Behind this place.
     pub cursor: String,
@@ -60,8 +71,9 @@ pub struct ShowRequest {
 }
 
 impl Pins {
-    /// Lists CIDs with their pin and their status. The default namespace is merged with all ledgers in one pass; others are
-    /// looked up, since a small one may lie in a large pinset.
+    /// Lists CIDs with their pin and their status. The default namespace as a whole is merged with all ledgers in one pass, and
+    /// so is whatever shows what is only being let go of, which no index of a namespace has. Others are looked up along their
+    /// own index, since a small one may lie in a large pinset; so are pages of the default one.
     pub fn shown(
         &self,
         request: ShowRequest,
@@ -76,13 +88,18 @@ impl Pins {
             leaving,
         } = request;
         filter.namespace = None;
-        if !filter.is_empty() || namespace != Namespace::default() {
-            filter.namespace = Some(namespace.clone());
-        }
+        // States that are rare are found by the ledgers' own index. What was begun goes on along the index of its cursor.
+        let whole = match cursor.as_str() {
+            "" => leaving || !statuses.is_empty() || limit == 0,
+            cursor => read_cursor(cursor, Table::Placements).is_ok(),
+        };
+        let by_cid = filter.is_empty() && namespace == Namespace::default() && whole;
+        filter.namespace = (!by_cid).then(|| namespace.clone());
         let asked = StatusAllRequest {
             filter,
             statuses,
-            limit,
+            // Begun anew for every few CIDs of others it would be a merge with all peers each time.
+            limit: if by_cid { 0 } else { limit },
             cursor,
             brief: false,
             peer_timeout: PEER_TIMEOUT,
@@ -97,7 +114,7 @@ impl Pins {
             let (state, namespace) = (reads.stale(), namespace.clone());
             async move {
                 let chunk = chunk?;
-                let attach = move || with_pins(&*state, &namespace, chunk, leaving);
+                let attach = move || with_pins(&*state, &namespace, chunk, leaving, by_cid);
                 let attached = tokio::task::spawn_blocking(attach).await;
                 attached.map_err(|error| Error::Internal(error.to_string()))?
             }
@@ -208,8 +225,14 @@ impl Pins {
 }
 
 /// Puts its pin to each CID of a chunk. What the namespace has no pin of is left out.
-fn with_pins(kv: &dyn KvRead, namespace: &Namespace, chunk: StatusChunk, leaving: bool) -> Result<ShownChunk, Error> {
-    let found = chunk.views.len() as u64;
+fn with_pins(
+    kv: &dyn KvRead,
+    namespace: &Namespace,
+    chunk: StatusChunk,
+    leaving: bool,
+    by_cid: bool,
+) -> Result<ShownChunk, Error> {
+    let used = if by_cid { 0 } else { chunk.views.len() as u64 };
     let cids: Vec<Cid> = chunk.views.iter().map(|view| view.cid).collect();
     let mut pins = pins_in(kv, namespace, &cids)?;
     let rows = chunk.views.into_iter().filter_map(|status| {
@@ -219,8 +242,9 @@ fn with_pins(kv: &dyn KvRead, namespace: &Namespace, chunk: StatusChunk, leaving
     });
     Ok(ShownChunk {
         rows: rows.collect(),
-        found,
+        used,
         cursor: chunk.cursor,
+        by_cid,
     })
 }
 

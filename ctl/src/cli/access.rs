@@ -19,7 +19,7 @@ the peer asked when the command ends, and at all others a moment later.
 The first one is made on a peer's own host, as the owner of its folder, over the socket there:
 
 Examples:
-  cluster-ctl --api unix:/var/lib/pinfleet/admin.sock token create ops --scope admin
+  cluster-ctl --api unix:/var/lib/pinfleet/peer/admin.sock token create ops --scope admin
   cluster-ctl token create ci --namespace team-a --expire-in 90d > ci.token
   cluster-ctl token create dashboard --namespace team-a --scope read --output json")]
     Create(TokenCreate),

@@ -48,6 +48,9 @@ async fn each_call_takes_its_right() -> anyhow::Result<()> {
             2,
         ),
         ("not/a/call".to_owned(), 2),
+        // They list the CIDs of all namespaces.
+        ("refs/local".to_owned(), 2),
+        ("bitswap/wantlist".to_owned(), 2),
         (format!("pin/rm?arg={cid}"), 1),
     ] {
         for (rank, who) in [&read, &pin, &admin].into_iter().enumerate() {

@@ -7,7 +7,10 @@ use cluster_tests::car::iroh_make;
 use cluster_tests::cluster::{Cluster, ClusterOptions};
 use cluster_tests::content::{cid_of, fresh_bytes, fresh_cid};
 use cluster_tests::node::NodeKind;
+use cluster_tests::raw_http::statuses;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::Api;
 
@@ -251,5 +254,40 @@ async fn car_files_and_what_is_refused() -> anyhow::Result<()> {
     api.add("replication=5", &[("x", BYTES, b"x")]).await?.error(409)?;
     // None of it left a pin.
     assert_eq!(api.get("/allocations").await?.lines()?.len(), 1);
+    Ok(())
+}
+
+/// Twice as many as run at once: those that find no place wait for one, and their clients with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adds_beyond_those_that_run_at_once_wait_for_their_turn() -> anyhow::Result<()> {
+    const ADDS: usize = 64;
+    let cluster = Cluster::start(embedded(1)).await?;
+    let api = Api::of(&cluster, 0);
+    let mut begun = Vec::new();
+    for number in 0..ADDS {
+        let content = format!("content {number}");
+        let whole = body(&[("x", BYTES, content.as_bytes())]);
+        let head = format!(
+            "POST /add HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n",
+            content_type(),
+            whole.len()
+        );
+        let (first, rest) = whole.split_at(whole.len() / 2);
+        let mut stream = TcpStream::connect(&api.0).await?;
+        stream.write_all(&[head.as_bytes(), first].concat()).await?;
+        begun.push((stream, rest.to_vec()));
+    }
+    // All of them are there before the first ends.
+    let ended = begun.into_iter().map(|(mut stream, rest)| async move {
+        stream.write_all(&rest).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        anyhow::Ok(statuses(&answer))
+    });
+    let ended = tokio::time::timeout(FETCH_LIMIT, futures::future::try_join_all(ended));
+    for (number, found) in ended.await.context("they did not end")??.into_iter().enumerate() {
+        assert_eq!(found, [200], "{number}");
+    }
+    assert_eq!(api.get("/allocations").await?.lines()?.len(), ADDS);
     Ok(())
 }

@@ -197,6 +197,132 @@ async fn a_client_that_reads_nothing_is_given_up() -> anyhow::Result<()> {
     bystander.end().await
 }
 
+/// A list is given up when nothing of it was taken for half a minute, so that it holds no snapshot for ever. Whoever reads on,
+/// however slowly, gets all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_slowly_gets_the_whole_list() -> anyhow::Result<()> {
+    // More than the peer and two systems' buffers hold of it, in chunks of a megabyte.
+    const PINS: u64 = 600;
+    const SLOWLY: Duration = Duration::from_secs(35);
+    let cluster = Cluster::start(ClusterOptions::fakes(1)).await?;
+    let metadata = (0..7)
+        .map(|number| (format!("key-{number}"), "x".repeat(4_000)))
+        .collect();
+    let options = v1::PinOptions {
+        metadata,
+        ..v1::PinOptions::default()
+    };
+    let pin = |number: u64| v1::BulkPinItem {
+        cid: cid(number).to_string(),
+        options: Some(options.clone()),
+        ..v1::BulkPinItem::default()
+    };
+    cluster.client(0).bulk((0..PINS).map(pin).collect(), 100).await?;
+    let address = Api::of(&cluster, 0).0;
+    let read = ["/allocations", "/pins"].map(|target| {
+        let address = address.clone();
+        async move {
+            let socket = TcpSocket::new_v4()?;
+            // Small, and yet the rest comes fast: below a segment of this system's own network each has to wait.
+            socket.set_recv_buffer_size(128 << 10)?;
+            let mut stream = socket.connect(address.parse()?).await?;
+            let asked = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            stream.write_all(asked.as_bytes()).await?;
+            let (begun, mut bytes) = (Instant::now(), Vec::new());
+            while begun.elapsed() < SLOWLY {
+                let mut some = [0; 4 << 10];
+                let read = stream.read(&mut some).await?;
+                ensure!(read > 0, "{target}: it ended after {} bytes", bytes.len());
+                bytes.extend_from_slice(&some[..read]);
+                // 20 KB a second: slowness is what is looked at.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            let rest = tokio::time::timeout(LIMIT, stream.read_to_end(&mut bytes)).await;
+            rest.context("the rest did not come")??;
+            Ok((target, bytes))
+        }
+    });
+    // Looked at when both have been read: that takes its time, in which nothing would be.
+    for (target, bytes) in futures::future::try_join_all(read).await? {
+        let text = String::from_utf8_lossy(&bytes);
+        // A line is in one piece.
+        let cids = text.split("\"cid\":\"").skip(1);
+        let mut found: Vec<&str> = cids.filter_map(|rest| rest.split('"').next()).collect();
+        found.sort_unstable();
+        let mut expected: Vec<String> = (0..PINS).map(|number| cid(number).to_string()).collect();
+        expected.sort_unstable();
+        ensure!(found == expected, "{target}: {} of {PINS}, or some twice", found.len());
+        let end = &text[text.len().saturating_sub(100)..];
+        ensure!(
+            end.to_ascii_lowercase().ends_with("x-stream-error: \r\n\r\n"),
+            "{target}: {end}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_that_nobody_reads_cost_little() -> anyhow::Result<()> {
+    const READERS: usize = 150;
+    const PINS: u64 = 400;
+    let cluster = Cluster::start(ClusterOptions::fakes(1)).await?;
+    // A page of them is as large as one gets, and more than two systems' buffers hold.
+    let metadata = (0..7)
+        .map(|number| (format!("key-{number}"), "x".repeat(4_000)))
+        .collect();
+    let options = v1::PinOptions {
+        metadata,
+        ..v1::PinOptions::default()
+    };
+    let pin = |number: u64| v1::BulkPinItem {
+        cid: cid(number).to_string(),
+        options: Some(options.clone()),
+        ..v1::BulkPinItem::default()
+    };
+    cluster.client(0).bulk((0..PINS).map(pin).collect(), 100).await?;
+    let address = Api::of(&cluster, 0).0;
+    let bystander = Bystander::watch(&cluster)?;
+    let mut held = Vec::new();
+    for number in 0..READERS {
+        let target = ["/allocations", "/pins"][number % 2];
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(16 << 10)?;
+        let mut stream = socket.connect(address.parse()?).await?;
+        let asked = format!("GET {target}?limit=1000 HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(asked.as_bytes()).await?;
+        let mut some = [0; 15];
+        stream.read_exact(&mut some).await?;
+        ensure!(&some == b"HTTP/1.1 200 OK", "{:?}", String::from_utf8_lossy(&some));
+        held.push(stream);
+    }
+    // Whoever reads gets all meanwhile, in more pages.
+    for target in ["/allocations", "/pins"] {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = request(&address, "GET", &format!("{target}?limit=1000&cursor={cursor}")).await?;
+            ensure!(
+                page.body.len() < (5 << 20),
+                "{target}: a page of {} bytes",
+                page.body.len()
+            );
+            for line in page.lines()? {
+                seen.push(line["cid"].as_str().context("a CID")?.to_owned());
+            }
+            match page.header("x-next-cursor") {
+                Some(next) => next.clone_into(&mut cursor),
+                None => break,
+            }
+        }
+        let mut expected: Vec<String> = (0..PINS).map(|number| cid(number).to_string()).collect();
+        expected.sort_unstable();
+        seen.sort_unstable();
+        ensure!(seen == expected, "{target}: {} of {PINS}, or some twice", seen.len());
+    }
+    bystander.end().await?;
+    drop(held);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_and_heads_have_their_bounds() -> anyhow::Result<()> {
     let cluster = Cluster::start(ClusterOptions::fakes(1)).await?;
@@ -566,6 +692,7 @@ async fn uploads_that_stop_cost_little_and_end() -> anyhow::Result<()> {
         let _ = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await?;
         found.extend(statuses(&answer));
     }
+    // Those that found no place waited for one, and then stopped too.
     ensure!(found.iter().all(|status| [408, 503].contains(status)), "{found:?}");
     ensure!(found.iter().filter(|status| **status == 408).count() >= 20, "{found:?}");
     // And then there is room again.

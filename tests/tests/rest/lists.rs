@@ -1,11 +1,15 @@
 //! Lists: what they hold, in which states, in pages.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use cluster_proto::v1;
 use cluster_tests::cluster::{Cluster, ClusterOptions, LIMIT};
 use cluster_tests::content::{cid, fresh_cid};
+use cluster_tests::ctl::Ctl;
 use cluster_tests::fake_kubo::{Call, Fault, Rule};
+use cluster_tests::raw_http::request_with;
 use serde_json::Value;
 
 use super::{Api, statuses};
@@ -277,5 +281,46 @@ async fn a_silent_peer_is_an_error_where_it_is_needed_and_nowhere_else() -> anyh
     assert_eq!(told["ipfs"]["addresses"].as_array().map(Vec::len), Some(0));
     cluster.peer(silent).thaw()?;
     api.wait_for(&cluster, &everywhere, "pinned", 3).await?;
+    Ok(())
+}
+
+/// A merge of everything for each few CIDs of others would take minutes here, and days in a large pinset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_a_few_pins_among_many_of_others_come_soon() -> anyhow::Result<()> {
+    const OTHERS: u64 = 20_000;
+    const SOON: Duration = Duration::from_secs(20);
+    let cluster = Cluster::start(ClusterOptions::fakes(1)).await?;
+    let api = Api::of(&cluster, 0);
+    let pin = |number: u64| v1::BulkPinItem {
+        namespace: "team-a".to_owned(),
+        cid: cid(number).to_string(),
+        ..v1::BulkPinItem::default()
+    };
+    cluster.client(0).bulk((0..OTHERS).map(pin).collect(), 1_000).await?;
+    let own = [fresh_cid().to_string(), fresh_cid().to_string()];
+    for cid in &own {
+        api.post(&format!("/pins/{cid}")).await?.json(200)?;
+    }
+    let printed = Ctl::new(cluster.api())?
+        .run(&["token", "create", "reads", "--scope", "read"])
+        .await?;
+    let reader = format!("Bearer {}", printed.trim());
+    // As anybody, who sees what is let go of too, and as somebody who does not.
+    for headers in [&[][..], &[("Authorization", reader.as_str())]] {
+        let begun = Instant::now();
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let target = format!("/pins?limit=1&cursor={cursor}");
+            let page = request_with(&api.0, "GET", &target, headers, b"").await?;
+            seen.extend(cids(&page.lines()?));
+            match page.header("x-next-cursor") {
+                Some(next) => next.clone_into(&mut cursor),
+                None => break,
+            }
+        }
+        assert_eq!(seen.len(), 2);
+        assert_eq!(set(seen), set(own.clone()));
+        assert!(begun.elapsed() < SOON, "{headers:?}: {:?}", begun.elapsed());
+    }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod access;
 mod connection;
 mod framing;
+mod lasting;
 mod life;
 mod options;
 mod pipeline;
@@ -45,6 +46,9 @@ const TURNED_AWAY_MAX: usize = 64;
 
 /// Answers connections over HTTP/1.1 until `end` is done. What is being answered then gets [`Limits::grace`], and is cut off
 /// after it. HTTP/2 is not spoken: many requests on one connection would pass by the bounds.
+///
+/// A request ends with the credential that it came with, if that is revoked or expires before it is answered: before the head
+/// of the answer with 401, and behind it by breaking the answer off (see [`Lasting`](crate::Lasting)).
 ///
 /// Each request goes this way: log, credentials (so a 401 has no CORS headers), CORS, [`Paths`], the router. Whatever has no
 /// route is 404, and a method that a path does not have is 405 with `Allow`, both in the server's [`ErrorForm`]. Each request

@@ -15,12 +15,13 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use super::access::User;
+use super::lasting::Over;
 use super::options::{Paths, ServerOptions};
 use super::service::Answer;
-use crate::auth::{Shown, is_exempt};
+use crate::auth::{OVER, Shown, Unreadable, is_exempt};
 use crate::paths::{Tidied, tidy};
 use crate::stream::Held;
-use crate::{AsIs, Authenticate, Cors, ErrorForm, Failure, Limits, Principal};
+use crate::{AsIs, Authenticate, Cors, Denied, ErrorForm, Failure, Limits, Principal};
 
 /// When it is worth asking again after there were too many requests.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -49,8 +50,11 @@ impl Pipeline {
     async fn through(self: Arc<Self>, request: Request) -> Response {
         let (mut parts, body) = request.into_parts();
         let response = match self.admit(&mut parts).await {
-            Ok(user) => {
-                let mut response = self.cors(parts, body).await;
+            Ok(Admitted { user, ends }) => {
+                let mut response = match ends {
+                    None => self.cors(parts, body).await,
+                    Some(ends) => self.while_granted(ends, parts, body).await,
+                };
                 if let Some(user) = user {
                     response.extensions_mut().insert(User(user));
                 }
@@ -61,8 +65,8 @@ impl Pipeline {
         self.finish(response)
     }
 
-    /// Lets a request in, with who asks among its extensions; also answers their name.
-    async fn admit(&self, parts: &mut Parts) -> Result<Option<String>, Box<Response>> {
+    /// Lets a request in, with who asks among its extensions.
+    async fn admit(&self, parts: &mut Parts) -> Result<Admitted, Box<Response>> {
         check_host(parts).map_err(|failure| {
             let mut response = failure.into_response();
             // Programs on the way may have taken it for somebody else, and what follows it too.
@@ -71,23 +75,68 @@ impl Pipeline {
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
             Box::new(response)
         })?;
-        let principal = if is_exempt(&parts.method, parts.uri.path()) {
-            Principal::nobody()
+        let (principal, ends) = if is_exempt(&parts.method, parts.uri.path()) {
+            (Principal::nobody(), None)
         } else {
-            let shown = Shown::read(&parts.headers);
-            let presented = shown.as_ref().map(Shown::presented);
-            self.auth.authenticate(presented).await.map_err(|denied| {
-                let (failure, challenges) = denied.told(&self.options.realm);
-                let mut response = failure.into_response();
-                for (name, value) in challenges {
-                    response.headers_mut().append(name, value);
-                }
-                Box::new(response)
-            })?
+            self.who(parts).await.map_err(Box::new)?
         };
-        let name = principal.name.clone();
+        let user = principal.name.clone();
         parts.extensions.insert(principal);
-        Ok(name)
+        Ok(Admitted { user, ends })
+    }
+
+    /// Who asks, and until when they may.
+    async fn who(&self, parts: &Parts) -> Result<(Principal, Option<Ends>), Response> {
+        let shown = match Shown::read(&parts.headers) {
+            Ok(shown) => shown,
+            Err(Unreadable) => {
+                let refused = self.auth.unreadable();
+                refused.map_err(|denied| self.denied(&denied, Some(Unreadable::TOLD)))?;
+                None
+            }
+        };
+        let denied = |denied: Denied| self.denied(&denied, None);
+        let Some(shown) = shown else {
+            return Ok((self.auth.authenticate(None).await.map_err(denied)?, None));
+        };
+        let principal = self.auth.authenticate(Some(shown.presented())).await.map_err(denied)?;
+        let over = self.auth.until_over(shown.presented()).await.map_err(denied)?;
+        let ends = Ends {
+            over: Over::new(over),
+            told: shown.denied(),
+        };
+        Ok((principal, Some(ends)))
+    }
+
+    /// The answer to who may not go on; in these words, if there are better ones.
+    fn denied(&self, denied: &Denied, words: Option<&str>) -> Response {
+        let (mut failure, challenges) = denied.told(&self.options.realm);
+        if let Some(words) = words {
+            words.clone_into(&mut failure.message);
+        }
+        let mut response = failure.into_response();
+        for (name, value) in challenges {
+            response.headers_mut().append(name, value);
+        }
+        response
+    }
+
+    /// Answers as long as what the client showed is worth something.
+    async fn while_granted(&self, ends: Ends, parts: Parts, body: Body) -> Response {
+        let Ends { over, told } = ends;
+        let answered = self.cors(parts, over.clone().asked(body));
+        tokio::select! {
+            // What was done before is told.
+            biased;
+            response = answered => over.answered(response),
+            () = over.clone().wait() => {
+                let mut response = self.denied(&told, Some(OVER));
+                // What the client still sends is for nobody.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+                response
+            }
+        }
     }
 
     async fn cors(&self, parts: Parts, body: Body) -> Response {
@@ -177,6 +226,21 @@ impl Pipeline {
         headers.remove(header::CONTENT_LENGTH);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
+}
+
+/// A request that was let in.
+struct Admitted {
+    /// The name of who asks.
+    user: Option<String>,
+    /// None where nothing was shown that could end.
+    ends: Option<Ends>,
+}
+
+/// The end of what a client showed.
+struct Ends {
+    over: Over,
+    /// What is said of it then.
+    told: Denied,
 }
 
 impl Answer for Pipeline {

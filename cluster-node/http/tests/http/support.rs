@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
-use cluster_http::{Authenticate, Denied, ErrorForm, Limits, Open, Presented, Principal, Scopes, ServerOptions, serve};
+use cluster_http::{
+    Authenticate, Denied, ErrorForm, Lasting, Limits, Open, Presented, Principal, Scopes, ServerOptions, serve,
+};
+use futures::future::{BoxFuture, FutureExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -232,6 +235,29 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Client<T> {
 
 /// Knows `user` with the password `pass`, and the token `token`, which may only read.
 pub struct Known;
+
+impl Lasting for Known {}
+
+/// The same until it is told that nobody is known any more.
+pub struct Until(pub watch::Receiver<bool>);
+
+#[async_trait]
+impl Lasting for Until {
+    async fn until_over(&self, _: Presented<'_>) -> Result<BoxFuture<'static, ()>, Denied> {
+        let mut over = self.0.clone();
+        let over = async move {
+            over.wait_for(|is_over| *is_over).await.expect("it is told");
+        };
+        Ok(over.boxed())
+    }
+}
+
+#[async_trait]
+impl Authenticate for Until {
+    async fn authenticate(&self, presented: Option<Presented<'_>>) -> Result<Principal, Denied> {
+        Known.authenticate(presented).await
+    }
+}
 
 #[async_trait]
 impl Authenticate for Known {

@@ -19,6 +19,7 @@ use node_core::Cid;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 pub use options::{chunker, hash, refuse_nocopy};
@@ -27,8 +28,12 @@ use super::failure::failure;
 use crate::service::{AddWish, Adding, Error, Format, Pins, WAIT_DEFAULT};
 
 /// Adds that run at once on one peer, over one API. Each holds the batches that are under way to its nodes, about 10 MiB a
-/// node, and what the client has not read yet of its answer.
+/// node, and what the client has not read yet of its answer. A further one waits, which costs its request only: its body is
+/// not read meanwhile, so the client waits too. How many wait is bounded by `requests_max`.
 const ADDS_MAX: usize = 32;
+
+/// When it is worth asking again after no place was free for a whole wait.
+const ADD_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Objects that wait for a client that sends first and reads later: a directory of so many files can be added by one. At 200
 /// bytes each these are 3 MiB.
@@ -75,10 +80,20 @@ impl Default for Adds {
 }
 
 impl Adds {
-    /// A place for one more.
-    pub fn place(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        let place = self.0.clone().try_acquire_owned();
-        place.map_err(|_| Failure::busy("too many adds are under way at this peer", Duration::from_secs(1)))
+    /// A place for one more, in the order in which they are asked for; waits for one so long.
+    pub async fn place(&self, limit: Duration) -> Result<OwnedSemaphorePermit, Failure> {
+        match timeout(limit, self.0.clone().acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            // The semaphore is never closed, so this is the end of the time.
+            _ => Err(Failure::busy(
+                format!(
+                    "{ADDS_MAX} adds are under way at this peer, and none of them ended within {}; try again later, or add at \
+                     another peer",
+                    humantime::format_duration(limit)
+                ),
+                ADD_RETRY_AFTER,
+            )),
+        }
     }
 }
 
@@ -279,5 +294,28 @@ impl<F: Form> Add<F> {
         let rest = async { while let Ok(Some(_)) = self.parts.next().await {} };
         // What is sent for longer is cut off.
         let _ = tokio::time::timeout(DRAIN_TIME, rest).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_more_waits_for_a_place_and_is_told_what_to_do_in_the_end() {
+        let adds = Adds::default();
+        let limit = Duration::from_millis(10);
+        let mut held = Vec::new();
+        for _ in 0..ADDS_MAX {
+            held.push(adds.place(limit).await.expect("free"));
+        }
+        let failure = adds.place(limit).await.expect_err("none is free");
+        assert_eq!(
+            (failure.status.as_u16(), failure.retry_after),
+            (503, Some(ADD_RETRY_AFTER))
+        );
+        assert!(failure.message.contains("within 10ms; try again later"), "{failure}");
+        let (waiting, ()) = tokio::join!(adds.place(Duration::from_secs(60)), async { drop(held.pop()) });
+        assert!(waiting.is_ok());
     }
 }

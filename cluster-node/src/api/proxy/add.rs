@@ -45,8 +45,9 @@ impl Proxy {
             pin.name.clone_from(name);
             pin.check().map_err(|invalid| failure(invalid.into()))?;
         }
-        let parts = Parts::new(&call.headers, body, &limits(extensions))?;
-        let place = self.adds.place()?;
+        let limits = limits(extensions);
+        let parts = Parts::new(&call.headers, body, &limits)?;
+        let place = self.adds.place(limits.stall_timeout).await?;
         let prefer = match asked.local && pin.nodes.is_empty() {
             true => {
                 let names = self.pins.names();

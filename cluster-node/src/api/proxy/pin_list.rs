@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::{Answer, Arc, Call, Proxy};
 use crate::api::failure::failure;
-use crate::service::{ListRequest, PinFilter, WAIT_DEFAULT};
+use crate::service::{Error, ListRequest, PinFilter, WAIT_DEFAULT};
 
 /// What is wanted.
 #[derive(Debug, Clone)]
@@ -148,19 +148,27 @@ impl Proxy {
         call: &Call,
         wanted: Wanted,
     ) -> Result<impl Stream<Item = Result<Pin, Failure>> + Send + use<>, Failure> {
-        let request = ListRequest {
+        let mut request = ListRequest {
             filter: PinFilter {
                 namespace: Some(call.namespace().clone()),
                 ..PinFilter::default()
             },
             ..ListRequest::default()
         };
-        let mut chunks = self.pins.list(request, true, WAIT_DEFAULT).await.map_err(failure)?;
+        let pins = self.pins.clone();
+        let mut chunks = pins.list(request.clone(), true, WAIT_DEFAULT).await.map_err(failure)?;
         Ok(Box::pin(try_stream! {
             // Pins of one CID stand side by side.
             let mut last = None;
             while let Some(chunk) = chunks.next().await {
-                for view in chunk.map_err(failure)?.pins {
+                // A client that reads slowly gets the rest all the same; one that does not read is ended by `stall_timeout`.
+                if let Err(Error::ClientTooSlow { .. }) = chunk {
+                    chunks = pins.list(request.clone(), true, WAIT_DEFAULT).await.map_err(failure)?;
+                    continue;
+                }
+                let chunk = chunk.map_err(failure)?;
+                request.cursor = chunk.cursor;
+                for view in chunk.pins {
                     let cid = view.pin.key.cid;
                     if wanted.takes(&view.pin) && last != Some(cid) {
                         last = Some(cid);

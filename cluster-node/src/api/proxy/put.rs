@@ -76,8 +76,9 @@ impl Proxy {
     pub(super) async fn import(self: &Arc<Self>, call: &Call, body: Body, extensions: &Extensions) -> Answer {
         let stats = call.query.bool("stats")?.unwrap_or_default();
         let silent = call.query.bool("silent")?.unwrap_or_default();
-        let mut parts = Parts::new(&call.headers, body, &limits(extensions))?;
-        let place = self.adds.place()?;
+        let limits = limits(extensions);
+        let mut parts = Parts::new(&call.headers, body, &limits)?;
+        let place = self.adds.place(limits.stall_timeout).await?;
         let taken = self.take(call, &mut parts).await;
         drop(place);
         let (roots, blocks, bytes) = match taken {

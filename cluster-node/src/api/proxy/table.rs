@@ -12,11 +12,12 @@
 
 use cluster_http::{Query, Scope};
 
-/// Calls that change nothing and show nothing but content and how the node is.
+/// Calls that change nothing and show nothing but content and how the node is. Content is found by its CID, and who knows
+/// that may read it; what lists the CIDs of the node (`refs/local`, `bitswap/wantlist`) shows those of all namespaces, and
+/// is not among them.
 const READS: &[&str] = &[
     "bitswap/ledger",
     "bitswap/stat",
-    "bitswap/wantlist",
     "block/get",
     "block/stat",
     "cat",
@@ -44,7 +45,6 @@ const READS: &[&str] = &[
     "object/stat",
     "ping",
     "refs",
-    "refs/local",
     "repo/version",
     "resolve",
     "routing/findpeer",
@@ -220,6 +220,10 @@ mod tests {
             ("/api/v0/dag/put?pin=false", Scope::Pin),
             ("/api/v0/version", Scope::Read),
             ("/api/v0/cat", Scope::Read),
+            ("/api/v0/refs", Scope::Read),
+            ("/api/v0/refs/local", Scope::Admin),
+            ("/api/v0/bitswap/wantlist", Scope::Admin),
+            ("/api/v0/repo/ls", Scope::Admin),
             ("/api/v0/files/rm", Scope::Admin),
             ("/api/v0/pin/verify", Scope::Admin),
             ("/api/v0/pin/adder", Scope::Admin),

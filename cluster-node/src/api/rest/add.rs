@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use cluster_content::AddedEntry;
 use cluster_dag::unixfs::Metadata;
+use cluster_http::Limits;
 use cluster_http::multipart::{Part, Parts};
 use node_core::{Cid, PinMode};
 
@@ -16,10 +18,16 @@ use crate::api::adding::{self, Form, Purpose};
 use crate::service::{AddWish, Adding, Pins};
 
 /// `POST /add`
-pub async fn add(State(rest): State<Arc<Rest>>, call: Call, parts: Parts) -> Answer {
+pub async fn add(
+    State(rest): State<Arc<Rest>>,
+    call: Call,
+    limits: Option<Extension<Arc<Limits>>>,
+    parts: Parts,
+) -> Answer {
     let asked = add_options::read(&call.query)?;
     let pin = rest.asked(&call).await?;
-    let place = rest.adds.place()?;
+    let limits = limits.map(|Extension(limits)| limits).unwrap_or_default();
+    let place = rest.adds.place(limits.stall_timeout).await?;
     let wish = wish(&rest, &call, &asked, pin);
     let objects = Objects {
         progress: asked.progress,

@@ -8,6 +8,7 @@
 //! | `lists.rs` | lists, streamed or page by page |
 //! | `tracker.rs`, `pin_info.rs`, `types.rs` | what is answered |
 //! | `peers.rs`, `health.rs` | members, and what they tell of themselves |
+//! | `gate.rs` | until when a request may go on |
 //! | `gc.rs` | collecting garbage |
 //! | `add.rs`, `add_options.rs` | adding content |
 //! | `openapi.rs`, `schemas.rs` | `/openapi.json` |
@@ -21,6 +22,7 @@
 
 mod add;
 mod add_options;
+mod gate;
 mod gc;
 mod health;
 mod lists;
@@ -78,6 +80,7 @@ pub struct Rest {
     tokens: Option<Arc<dyn TokenIssuer>>,
     adds: Adds,
     resolves: Arc<Semaphore>,
+    large_pages: Arc<Semaphore>,
 }
 
 impl Rest {
@@ -88,6 +91,7 @@ impl Rest {
             tokens,
             adds: Adds::default(),
             resolves: Arc::new(Semaphore::new(RESOLVES_MAX)),
+            large_pages: Arc::new(Semaphore::new(lists::LARGE_PAGES_MAX)),
         }
     }
 
@@ -128,9 +132,10 @@ impl Call {
         Ok(self.query.bool("local")?.unwrap_or_default())
     }
 
-    /// Whether what belongs to no namespace any more may be seen: by who looks after the default one, or after everything.
+    /// Whether what belongs to no namespace any more may be seen: by who looks after everything. It may have been any
+    /// namespace's, so it is not for those of the default one either.
     fn sees_leaving(&self) -> bool {
-        self.principal.scopes.contains(cluster_http::Scope::Admin) || *self.namespace() == Namespace::default()
+        self.principal.scopes.contains(cluster_http::Scope::Admin)
     }
 }
 

@@ -30,7 +30,15 @@ pub async fn one(fleet: &Fleet, ctl: &ReferenceCtl) -> anyhow::Result<()> {
     let key = held.to_string();
     let told = ctl.run(&["pin", "add", "--name", "holiday", &key]).await?;
     ensure!(told.starts_with(&format!("{key} | holiday:\n    > node-")), "{told}");
-    shows(fleet, ctl, &["status", &key], "node-2               : PINNED | 20").await?;
+    for node in ["node-1", "node-2"] {
+        shows(
+            fleet,
+            ctl,
+            &["status", &key],
+            &format!("{node}               : PINNED | 20"),
+        )
+        .await?;
+    }
     let line = ctl.run(&["pin", "ls", &key]).await?;
     for words in [
         &format!("{key} | holiday | PIN | Repl. Factor: 1--2 | Allocations: [")[..],
