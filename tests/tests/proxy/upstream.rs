@@ -134,7 +134,12 @@ async fn answer(
     match behaviour {
         Behaviour::Bytes(bytes) => {
             stream.write_all(&bytes).await?;
-            stream.shutdown().await
+            stream.shutdown().await?;
+            // What is still sent is taken, until the other side goes away: closed before, the connection would fail under
+            // who still writes, and the answer be lost.
+            let mut rest = [0; 1024];
+            while stream.read(&mut rest).await? > 0 {}
+            Ok(())
         }
         Behaviour::Hang(bytes) => {
             stream.write_all(&bytes).await?;
